@@ -1,0 +1,161 @@
+"""The lab on this machine: nodes, image and cluster, made and removed by the playbooks that tests and operators use."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostnet import progress, runner
+from hostnet.become import root_access
+from hostnet.errors import DONE, FAILED, HostnetError, RefusedError
+
+INVENTORY = "inventory/lab"
+VERIFICATION = "Show the verification"
+KEPT_LOGS = 20
+NODES = ["scheduler1", "worker1", "worker2", "worker3"]
+MINUTE = 60.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One playbook of `up` or `down`; `local` ones make nodes on this machine and need root here."""
+
+    name: str
+    playbook: str
+    deadline: float
+    local: bool = False
+    extra_vars: Mapping[str, object] = field(default_factory=dict)
+
+
+def node_variables(checkout: Path) -> dict[str, object]:
+    """Return which nodes the lab has, for the create and destroy playbooks."""
+    return {
+        "node_prefix": "hostnet-lab-",
+        "node_subnet": "172.30.77.0/24",
+        "node_list": NODES,
+        "node_inventory": str(checkout / INVENTORY),
+    }
+
+
+def up(checkout: Path, display: progress.Progress) -> int:
+    """Make nodes, image and cluster; print the verification and what to use next. Returns an exit status."""
+    steps = (
+        Step("nodes", "molecule/default/create.yml", 30 * MINUTE, local=True, extra_vars=node_variables(checkout)),
+        Step("image", "playbooks/image.yml", 60 * MINUTE),
+        Step("site", "site.yml", 45 * MINUTE),
+    )
+    result = None
+    with _only_one(checkout), root_access() as become:
+        for step in steps:
+            result = _run(checkout, step, become, display)
+            if not result.ok:
+                return result.status
+    table = result.shown.get(VERIFICATION) if result else None
+    if not table:
+        display.say(f"site.yml ended without a verification (no task '{VERIFICATION}')")
+        return FAILED
+    display.say()
+    for line in [*table, "", *next_lines(checkout)]:
+        display.say(line)
+    return DONE
+
+
+def down(checkout: Path, display: progress.Progress) -> int:
+    """Remove what `up` made, and say what stays. Returns an exit status."""
+    step = Step("down", "molecule/default/destroy.yml", 10 * MINUTE, local=True, extra_vars=node_variables(checkout))
+    with _only_one(checkout), root_access() as become:
+        result = _run(checkout, step, become, display)
+    if result.ok:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dask-hostnet"
+        display.say(f"Removed: nodes, network, volumes and {INVENTORY}.")
+        display.say(f"Kept: .venv, logs, the cache {cache}, node images, installed packages, the Docker engine.")
+    return result.status
+
+
+def next_lines(checkout: Path) -> list[str]:
+    """Return what to do with the cluster that runs: its address, the dashboard, commands to try."""
+    answer = subprocess.run(
+        [str(Path(sys.executable).parent / "ansible-inventory"), "-i", INVENTORY, "--list"],
+        cwd=checkout,
+        env={**os.environ, "ANSIBLE_CONFIG": str(checkout / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if answer.returncode:
+        raise HostnetError(f"cannot read {INVENTORY}: {(answer.stderr.strip().splitlines() or ['no message'])[-1]}")
+    inventory = json.loads(answer.stdout)
+    scheduler = inventory["dask_scheduler"]["hosts"][0]
+    values = inventory["_meta"]["hostvars"][scheduler]
+    address = values.get("ansible_host", scheduler)
+    ssh = f"ssh -i {INVENTORY}/ssh/id_ed25519 -o UserKnownHostsFile={INVENTORY}/ssh/known_hosts"
+    login = f"{values.get('ansible_user', 'deploy')}@{address}"
+    return [
+        f"scheduler   tcp://{address}:8786",
+        f"dashboard   {ssh} -N -L 8787:127.0.0.1:8787 {login}",
+        "            then http://localhost:8787/status in a browser",
+        f"a node      {ssh} {login}",
+        "converge    .venv/bin/ansible-playbook site.yml",
+        "verify      .venv/bin/ansible-playbook playbooks/verify.yml",
+        "remove      make down",
+    ]
+
+
+def _run(checkout: Path, step: Step, become: Mapping[str, str], display: progress.Progress) -> runner.Result:
+    log = _log(checkout, step.name)
+    on_event = display.start(step.name)
+    summary = None
+    try:
+        result = runner.run(
+            runner.Run(
+                checkout=checkout,
+                playbook=step.playbook,
+                inventory="," if step.local else INVENTORY,
+                log=log,
+                deadline=step.deadline,
+                extra_vars=step.extra_vars,
+                environment=become if step.local else {},
+            ),
+            on_event,
+        )
+        summary = progress.summary(result)
+    finally:
+        display.end(summary)
+    if not result.ok:
+        for line in progress.report(result):
+            display.say(line)
+    return result
+
+
+def _log(checkout: Path, step: str) -> Path:
+    folder = checkout / ".hostnet" / "log"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for old in sorted(folder.glob("[0-9]*-*.log"))[: -(KEPT_LOGS - 1)]:
+        old.unlink()
+    return folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{step}.log"
+
+
+@contextmanager
+def _only_one(checkout: Path) -> Iterator[None]:
+    path = checkout / ".hostnet" / "lock"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise RefusedError(f"another hostnet command (process {holder}) works on {checkout}: wait for it") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
