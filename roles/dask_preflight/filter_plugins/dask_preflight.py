@@ -49,7 +49,8 @@ def dask_preflight_settings(settings: Mapping[str, Any], host: str, *, image_req
     """Judge one host's variables.
 
     Args:
-        settings: `image`, `scheduler_host`, `networks` and `client_networks` as the inventory gives them, None where unset.
+        settings: `image`, `scheduler_host`, `networks` and `client_networks` as the inventory gives them,
+            None where unset.
         host: the inventory's name of the host.
         image_required: whether an image must be named; not before the first `image.yml`.
 
@@ -60,7 +61,7 @@ def dask_preflight_settings(settings: Mapping[str, Any], host: str, *, image_req
     image = settings.get("image")
     if image is None:
         if image_required:
-            problems.append(f"{host}: dask_cluster_image is not set; run playbooks/image.yml, which writes it into the inventory")
+            problems.append(f"{host}: dask_cluster_image is not set; run playbooks/image.yml, which writes it")
     elif not DIGEST.fullmatch(str(image)):
         problems.append(
             f"{host}: dask_cluster_image is {image!r}; it must be registry/name@sha256:<64 hex digits>, never a tag: "
@@ -68,7 +69,7 @@ def dask_preflight_settings(settings: Mapping[str, Any], host: str, *, image_req
         )
     address = settings.get("scheduler_host")
     if not address:
-        problems.append(f"{host}: dask_cluster_scheduler_host is not set; write the address that workers and clients dial")
+        problems.append(f"{host}: dask_cluster_scheduler_host is not set; write the address that workers dial")
     for name in ("networks", "client_networks"):
         problems += _networks(host, f"dask_cluster_{name}", settings.get(name))
     return problems
