@@ -91,7 +91,7 @@ def test_down_says_what_stays(checkout):
 
 def test_a_second_command_in_one_checkout_is_refused(checkout):
     (checkout / ".hostnet").mkdir()
-    with (checkout / ".hostnet/lock").open("w") as lock:
+    with (checkout / ".hostnet/lab.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("4711")
         lock.flush()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostnet import progress, runner
 from hostnet.become import root_access
-from hostnet.errors import DONE, FAILED, HostnetError, RefusedError
+from hostnet.errors import DONE, FAILED, HostnetError
+from hostnet.lock import only_one
 
 INVENTORY = "inventory/lab"
 VERIFICATION = "Show the verification"
 KEPT_LOGS = 20
-NODES = ["scheduler1", "worker1", "worker2", "worker3"]
 MINUTE = 60.0
 
 
@@ -35,25 +33,15 @@ class Step:
     extra_vars: Mapping[str, object] = field(default_factory=dict)
 
 
-def node_variables(checkout: Path) -> dict[str, object]:
-    """Return which nodes the lab has, for the create and destroy playbooks."""
-    return {
-        "node_prefix": "hostnet-lab-",
-        "node_subnet": "172.30.77.0/24",
-        "node_list": NODES,
-        "node_inventory": str(checkout / INVENTORY),
-    }
-
-
 def up(checkout: Path, display: progress.Progress) -> int:
     """Make nodes, image and cluster; print the verification and what to use next. Returns an exit status."""
     steps = (
-        Step("nodes", "molecule/default/create.yml", 30 * MINUTE, local=True, extra_vars=node_variables(checkout)),
+        Step("nodes", "molecule/default/create.yml", 30 * MINUTE, local=True, extra_vars={"node_set": "lab"}),
         Step("image", "playbooks/image.yml", 60 * MINUTE),
         Step("site", "site.yml", 45 * MINUTE),
     )
     result = None
-    with _only_one(checkout), root_access() as become:
+    with only_one(checkout, "lab"), root_access() as become:
         for step in steps:
             result = _run(checkout, step, become, display)
             if not result.ok:
@@ -70,8 +58,8 @@ def up(checkout: Path, display: progress.Progress) -> int:
 
 def down(checkout: Path, display: progress.Progress) -> int:
     """Remove what `up` made, and say what stays. Returns an exit status."""
-    step = Step("down", "molecule/default/destroy.yml", 10 * MINUTE, local=True, extra_vars=node_variables(checkout))
-    with _only_one(checkout), root_access() as become:
+    step = Step("down", "molecule/default/destroy.yml", 10 * MINUTE, local=True, extra_vars={"node_set": "lab"})
+    with only_one(checkout, "lab"), root_access() as become:
         result = _run(checkout, step, become, display)
     if result.ok:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dask-hostnet"
@@ -142,20 +130,3 @@ def _log(checkout: Path, step: str) -> Path:
     for old in sorted(folder.glob("[0-9]*-*.log"))[: -(KEPT_LOGS - 1)]:
         old.unlink()
     return folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{step}.log"
-
-
-@contextmanager
-def _only_one(checkout: Path) -> Iterator[None]:
-    path = checkout / ".hostnet" / "lock"
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise RefusedError(f"another hostnet command (process {holder}) works on {checkout}: wait for it") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

@@ -1,0 +1,198 @@
+"""What `make check` and `make test` run: a row a check and a scenario with its seconds; all, also after a failure.
+
+tests/run.py check      linters and unit tests
+tests/run.py test       the same, then every molecule scenario in the order of molecule/budgets.yml, on shared nodes
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from hostnet.become import root_access
+from hostnet.errors import HostnetError
+from hostnet.lock import only_one
+
+ROOT = Path(__file__).resolve().parents[1]
+LOGS = ROOT / ".hostnet" / "log"
+TAIL = 150
+RUNNING: set[subprocess.Popen[bytes]] = set()
+CHECK_DEADLINE = 600
+SCENARIO_DEADLINE = 2400
+TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+ENVIRONMENT = {**os.environ, "PATH": TOOLS, "NO_COLOR": "1", "LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row: `passed`, the seconds it took, its log."""
+
+    name: str
+    passed: bool
+    seconds: float
+    log: Path
+
+
+def run(name: str, command: list[str], deadline: int, **environment: str) -> Outcome:
+    """Run one command with its output in a log file; past the deadline (seconds) it is stopped and has failed."""
+    log = LOGS / f"test-{name.replace(' ', '-')}.log"
+    start = time.monotonic()
+    with log.open("w", encoding="utf-8") as output:
+        child = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**ENVIRONMENT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # a group of its own, to be stopped as one
+            start_new_session=True,
+        )
+        RUNNING.add(child)
+        try:
+            status = child.wait(deadline)
+        except subprocess.TimeoutExpired:
+            status = None
+        finally:
+            stop(child)
+            RUNNING.remove(child)
+        if status is None:
+            output.write(f"\nnot done after {deadline} s, stopped\n")
+    return Outcome(name, status == 0, time.monotonic() - start, log)
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """End what still runs of its group: 20 s to end by itself, then killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if child.poll() is None:
+            os.killpg(child.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(20)
+
+
+def show(outcome: Outcome, budget: int | None = None) -> Outcome:
+    """Print the row; of a failure the end of its log too."""
+    over = f"  OVER its budget of {budget} s" if budget is not None and outcome.seconds > budget else ""
+    print(f"{outcome.name:<16} {'ok    ' if outcome.passed else 'FAILED'} {outcome.seconds:6.1f} s{over}", flush=True)
+    if not outcome.passed:
+        lines = outcome.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if len(lines) > TAIL:
+            print(f"    … {len(lines) - TAIL} lines before these stand in {outcome.log}")
+        for line in lines[-TAIL:]:
+            print(f"    {line}")
+    return outcome
+
+
+def tracked(*patterns: str) -> list[str]:
+    """Return the files of the repository that match."""
+    command = ["git", "ls-files", "-z", "--", *patterns]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def shell_scripts() -> Iterator[str]:
+    """Yield the tracked shell scripts: by name, or by what their first line says."""
+    for name in tracked():
+        with (ROOT / name).open("rb") as file:
+            first = file.readline(80)
+        if first.startswith(b"#!") and first.split(b"/")[-1].split()[-1] in (b"sh", b"bash"):
+            yield name
+
+
+def check() -> list[Outcome]:
+    """Run linters and unit tests, two at a time, the longest first."""
+    commands = {
+        "unit tests": ["pytest", "-q", "tests"],
+        "ansible-lint": ["ansible-lint"],
+        "mypy": ["mypy"],
+        "yamllint": ["yamllint", "--strict", "."],
+        "shellcheck": ["shellcheck", *shell_scripts()],
+        "ruff check": ["ruff", "check", "."],
+        "ruff format": ["ruff", "format", "--check", "."],
+    }
+    # the lab's inventory, which ansible.cfg names, exists only after `make up`
+    inventory = str(ROOT / "inventory" / "example")
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        running = [
+            pool.submit(run, name, command, CHECK_DEADLINE, ANSIBLE_INVENTORY=inventory)
+            for name, command in commands.items()
+        ]
+        try:
+            return [show(future.result()) for future in running]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in list(RUNNING):
+                stop(child)
+            raise
+
+
+def budgets() -> dict[str, int | None]:
+    """Return the scenarios in order with their seconds; one that the file forgot comes last and has none."""
+    budget: dict[str, int | None] = dict(
+        yaml.safe_load((ROOT / "molecule" / "budgets.yml").read_text(encoding="utf-8"))
+    )
+    found = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+    return {
+        name: budget.get(name)
+        for name in [*budget, *(name for name in found if name not in budget)]
+        if name != "default"
+    }
+
+
+def molecule() -> list[Outcome]:
+    """Run every scenario on nodes that are created once and destroyed at the end, whatever happens."""
+    destroy = ["molecule", "destroy", "-s", "default"]
+    outcomes = []
+    with only_one(ROOT, "test"), root_access() as become:
+
+        def act(name: str, command: list[str]) -> Outcome:
+            return run(name, command, SCENARIO_DEADLINE, **become)
+
+        try:
+            # what an earlier run that was killed may have left
+            act("clean", destroy)
+            outcomes.append(show(act("create", ["molecule", "create", "-s", "default"])))
+            if outcomes[-1].passed:
+                for name, budget in budgets().items():
+                    command = ["molecule", "test", "-s", name, "--destroy", "never"]
+                    outcomes.append(show(act(name, command), budget))
+        finally:
+            outcomes.append(show(act("destroy", destroy)))
+    return outcomes
+
+
+def main() -> int:
+    """Run what is asked for; 0 when every row passed, 1 when not."""
+    parser = argparse.ArgumentParser(description="linters, unit tests and molecule scenarios")
+    parser.add_argument("what", choices=["check", "test"])
+    what = parser.parse_args().what
+    LOGS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    start = time.monotonic()
+    # a request to terminate is what Ctrl-C is: nodes are destroyed then too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        outcomes = check()
+        if what == "test":
+            outcomes += molecule()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except HostnetError as error:
+        print(f"tests: {error}", file=sys.stderr)
+        return error.status
+    failed = sum(not outcome.passed for outcome in outcomes)
+    print(f"{time.monotonic() - start:.0f} s in all")
+    print(f"{len(outcomes) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
