@@ -2,14 +2,15 @@
 SHELL := /bin/bash
 UV := .venv/bin/uv pip compile --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q
 UV_CONTROL := $(UV) --universal --fork-strategy fewest --python-version 3.11
-IMAGE := roles/dask_image/files/requirements
+UV_IMAGE := $(UV) --python-version 3.11 --python-platform linux
+IMAGE := roles/dask_image/files
 
 .PHONY: help up down check test lock
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
-up: ## four nodes on this machine, the image, the cluster, verified; run again to go on or to see that nothing changes
+up: ## four nodes on this machine, the image, the cluster, verified; run again to go on
 	@scripts/setup.sh control && .venv/bin/python -m hostnet up
 
 down: ## remove what `make up` made
@@ -21,8 +22,9 @@ check: ## lint and unit tests: the first five minutes of `make test`
 test: ## check, then every molecule scenario, on nodes of its own
 	@scripts/setup.sh dev && .venv/bin/python tests/run.py test
 
-lock: ## resolve requirements/*.in and the image's again, with hashes
+lock: ## bring the locks in line with requirements/*.in and the image's; versions that still fit stay
 	@scripts/setup.sh dev
-	$(UV) --python-version 3.11 --python-platform linux $(IMAGE).in -o $(IMAGE).txt
+	$(UV_IMAGE) $(IMAGE)/requirements.in -o $(IMAGE)/requirements.txt
+	$(UV_IMAGE) $(IMAGE)/installer.in -o $(IMAGE)/installer.txt
 	$(UV_CONTROL) requirements/control.in -o requirements/control.txt
-	$(UV_CONTROL) -c requirements/control.txt -c $(IMAGE).txt requirements/dev.in -o requirements/dev.txt
+	$(UV_CONTROL) -c requirements/control.txt -c $(IMAGE)/requirements.txt requirements/dev.in -o requirements/dev.txt
