@@ -62,32 +62,47 @@ TOP_PRIORITY = 2**52  # plus a random part: on a worker, a task's priority tells
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-# What runs on the cluster. Pickled by value (see `main`): no worker needs this file.
+# What runs on the cluster: no worker has this file, so the functions themselves are sent.
 
 
+def sent(function: F) -> F:
+    """Mark a function to be pickled by value, as those of __main__ are, also when this file is imported as a module.
+
+    cloudpickle's own register_pickle_by_value does not reach a function inside a task graph.
+    """
+    function.__module__ = "__main__"
+    return function
+
+
+@sent
 def square(x: int) -> int:
     """Return x²: the hello-world's task."""
     return x**2
 
 
+@sent
 def whereabouts() -> str:
     """Return the address of the worker that runs this task."""
     return str(distributed.get_worker().address)
 
 
+@sent
 def payload(seed: str, size: int) -> bytes:
     """Return `size` bytes that do not compress and that everybody can derive from `seed`."""
     return hashlib.shake_256(seed.encode()).digest(size)
 
 
+@sent
 def received(data: bytes, seed: str, size: int) -> tuple[str, int, bool]:
     """Return where the data was read, its length in bytes, and whether each byte is as sent."""
     sent = hashlib.shake_256(seed.encode()).digest(size)
     return str(distributed.get_worker().address), len(data), data == sent
 
 
+@sent
 def foreign_tasks(priority: int, dask_worker: Any) -> tuple[int, str]:
     """Return how many tasks without our priority this worker executes, and the worker's status."""
     state = dask_worker.state
@@ -95,12 +110,14 @@ def foreign_tasks(priority: int, dask_worker: Any) -> tuple[int, str]:
     return len(running), dask_worker.status.name
 
 
+@sent
 def foreign_processing(priority: int, address: str, dask_scheduler: Any) -> int:
     """Return how many tasks without our priority the scheduler has given to the worker."""
     worker = dask_scheduler.workers.get(address)
     return sum(task.priority[0] != -priority for task in worker.processing) if worker else 0
 
 
+@sent
 def process_state(dask_worker: Any) -> str:
     """Return the state of the worker's process as its nanny sees it, such as running, sleeping or stopped."""
     return str(importlib.import_module("psutil").Process(dask_worker.pid).status())
@@ -670,6 +687,7 @@ async def check_bag(run: Run) -> Detail:
     return "a filter, map and sum"
 
 
+@sent
 def _is_odd(x: int) -> bool:
     return x % 2 == 1
 
@@ -1059,20 +1077,6 @@ def _silence(options: Options) -> Iterator[None]:
         logging.disable(before)
 
 
-@contextlib.contextmanager
-def _by_value() -> Iterator[None]:
-    """Send our functions themselves to the workers, also when this file was imported as a module."""
-    if __name__ == "__main__":  # cloudpickle does so by itself
-        yield
-        return
-    cloudpickle, module = importlib.import_module("cloudpickle"), sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
-
-
 def _watchdog(run: Run) -> threading.Timer:
     """End the process when it outlives its budget: a blocked event loop heeds no deadline of its own."""
 
@@ -1101,7 +1105,7 @@ def run_command(options: Options) -> int:
     watchdog = _watchdog(run)
     error = None
     try:
-        with _silence(options), _by_value():
+        with _silence(options):
             asyncio.run(verify(run, screen.show, screen.announce))
         status = exit_status(run)
     except UnreachableError as fault:
