@@ -159,44 +159,52 @@ def test_where_no_task_ran_ansibles_own_error_is_the_cause(play, tasks, inventor
     assert word in "".join(failure.cause)  # Ansible wraps long lines
 
 
-def test_a_run_past_its_deadline_is_stopped_with_all_it_started(play):
-    result = play("    - name: Dawdle\n      ansible.builtin.command: sleep 5417\n", deadline=4.0)
+@pytest.fixture
+def dawdle():
+    """A task that sleeps for hours, and whether any of its processes is left a moment later."""
+    seconds = str(10_000 + time.time_ns() % 10**9)
+
+    def left():
+        ends = time.monotonic() + 5
+        while time.monotonic() < ends:
+            if not any(is_sleep(folder, seconds) for folder in Path("/proc").glob("[0-9]*")):
+                return False
+            threading.Event().wait(0.2)
+        return True
+
+    return f"    - name: Dawdle\n      ansible.builtin.command: sleep {seconds}\n", left
+
+
+def is_sleep(folder, seconds):
+    try:
+        return (folder / "cmdline").read_bytes() == f"sleep\0{seconds}\0".encode()
+    except OSError:
+        return False
+
+
+def test_a_run_past_its_deadline_is_stopped_with_all_it_started(play, dawdle):
+    tasks, left = dawdle
+    result = play(tasks, deadline=10.0)
     assert result.status == 1
     assert result.failures[-1].task == "Dawdle"
-    assert "not done after 4 s" in result.failures[-1].cause[0]
-    assert not alive("5417")
+    assert "not done after 10 s" in result.failures[-1].cause[0]
+    assert not left()
 
 
-def test_a_signal_stops_ansible_and_all_it_started(play):
+def test_a_signal_stops_ansible_and_all_it_started(play, dawdle):
     def interrupt(recorder: Recorder) -> None:
         if len(recorder.started) == 2 and not sent.is_set():
             sent.set()
             threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
+    tasks, left = dawdle
     sent = threading.Event()
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(InterruptedRunError) as caught:
-        play("    - name: Dawdle\n      ansible.builtin.command: sleep 5418\n", on_event=interrupt)
+        play(tasks, on_event=interrupt)
     assert caught.value.status == 130
-    assert not alive("5418")
+    assert not left()
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def alive(argument: str) -> bool:
-    """Whether a `sleep` with this argument runs, given a moment to end."""
-    ends = time.monotonic() + 5
-    while time.monotonic() < ends:
-        if not any(_is_sleep(folder, argument) for folder in Path("/proc").glob("[0-9]*")):
-            return False
-        threading.Event().wait(0.2)
-    return True
-
-
-def _is_sleep(folder: Path, argument: str) -> bool:
-    try:
-        return (folder / "cmdline").read_bytes() == f"sleep\0{argument}\0".encode()
-    except OSError:
-        return False
 
 
 def test_piped_progress_is_plain_lines(play):

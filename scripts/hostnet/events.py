@@ -85,9 +85,7 @@ class Recorder:
             # where a rescue ran, the failure that was not mended is the last one; else the first one ended the host
             failure = failed[-1] if self.rescued.get(host) else failed[0]
             merged.setdefault((failure.task, failure.cause, failure.unreachable), []).append(host)
-        found = tuple(
-            Failure(tuple(hosts), task, cause, unreachable) for (task, cause, unreachable), hosts in merged.items()
-        )
+        found = tuple(Failure(tuple(sorted(hosts)), *key) for key, hosts in merged.items())
         if found or not self._errors:
             return found
         return (Failure((), "", tuple(clip(self._errors))),)
@@ -132,8 +130,6 @@ def cause(result: Mapping[str, Any]) -> list[str]:
     """Return the lines of a failed task's result that tell why it failed."""
     if "censored" in result:
         return ["its output is hidden (no_log)"]
-    if result.get("argument_errors"):
-        return as_lines(result["argument_errors"])
     items = [item for item in result.get("results") or [] if isinstance(item, dict) and _failed(item)]
     if items:
         return [f"{_label(item)}: {'; '.join(clip(cause(item), 3))}" for item in items]
