@@ -2,8 +2,8 @@
 # Runs in the image's build stage, without network: the wheels become /opt/dask.
 set -euo pipefail
 python3 -m venv --without-pip /opt/dask
-pip=(/opt/dask/bin/python /installer/pip-*.whl/pip)
-"${pip[@]}" install --quiet --no-index --no-compile --no-deps --require-hashes --find-links /wheels --requirement /requirements.txt
+installer=(/installer/pip-*.whl)
+/opt/dask/bin/python "${installer[0]}/pip" install --quiet --no-index --no-compile --no-deps --require-hashes --find-links /wheels --requirement /requirements.txt
 
 # what a running cluster never reads
 cd /opt/dask/lib/python3*/site-packages
