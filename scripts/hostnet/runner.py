@@ -151,8 +151,8 @@ def run(what: Run, progress: Callable[[Recorder], None]) -> Result:
     if stop.signum is not None:
         raise InterruptedRunError(stop.signum)
     failures = recorder.failures()
-    ok = outcome.rc == 0 and not stop.timed_out
-    if stop.timed_out:
+    ok = outcome.rc == 0
+    if not ok and stop.timed_out:
         late = f"not done after {what.deadline:.0f} s, stopped"
         failures = (*failures, Failure(tuple(sorted(recorder.started - recorder.finished)), recorder.task, (late,)))
     elif not ok and not failures:
