@@ -5,10 +5,13 @@ UV_CONTROL := $(UV) --universal --fork-strategy fewest --python-version 3.11
 UV_IMAGE := $(UV) --python-version 3.11 --python-platform linux
 IMAGE := roles/dask_image/files
 
-.PHONY: help up down check test lock
+.PHONY: help venv up down check test lock
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+venv: ## .venv alone: what an operator's ansible-playbook commands need
+	@scripts/setup.sh control
 
 up: ## four nodes on this machine, the image, the cluster, verified; run again to go on
 	@scripts/setup.sh control && .venv/bin/python -m hostnet up
