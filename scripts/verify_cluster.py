@@ -164,6 +164,7 @@ class Options:
     address: str
     workers: frozenset[str] | None = None
     absent: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
     n_workers: int | None = None
     timeout: float = 180.0
     check_timeout: float = 60.0
@@ -462,7 +463,10 @@ async def check_connect(run: Run) -> Detail:
 async def check_workers(run: Run) -> Detail:
     """Compare the workers present, by name and number, with those expected to be present or absent."""
     options = run.options
-    expected = None if options.workers is None else options.workers - options.absent
+    expected = options.workers
+    if expected is None and options.optional:
+        expected = frozenset()
+    expected = None if expected is None else expected - options.absent
     wanted = max(
         options.n_workers or 0, len(expected or ()), 1 if expected is None and options.n_workers is None else 0
     )
@@ -474,7 +478,7 @@ async def check_workers(run: Run) -> Detail:
         if (not missing and len(names) >= wanted) or run.left() <= 2 * POLL_SECONDS:
             break
         await asyncio.sleep(POLL_SECONDS)
-    strange = set() if expected is None else names - expected - options.absent
+    strange = set() if expected is None else names - expected - options.absent - options.optional
     unwanted = names & options.absent
     faults = []
     if missing:
@@ -1018,6 +1022,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--workers", action="extend", type=_name_list, metavar="NAME,…|@FILE", help="names of the expected workers")
     add("--absent", action="extend", type=_name_list, metavar="NAME,…|@FILE", help="names expected to be absent")
+    add("--optional", action="extend", type=_name_list, metavar="NAME,…|@FILE", help="names that may be there or not")
     add("--n-workers", type=_positive, metavar="N", help="how many workers there must be")
     add("--timeout", type=_seconds, default=180.0, metavar="SECONDS", help="for the whole run (default: 180)")
     add("--check-timeout", type=_seconds, metavar="SECONDS", help="for one check (default: a third of --timeout)")
@@ -1049,6 +1054,7 @@ def read_options(argv: Sequence[str] | None) -> Options:
         address=address,
         workers=None if given.workers is None else frozenset(given.workers),
         absent=frozenset(given.absent or ()),
+        optional=frozenset(given.optional or ()),
         n_workers=given.n_workers,
         timeout=given.timeout,
         check_timeout=given.check_timeout or given.timeout / 3,

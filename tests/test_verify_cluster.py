@@ -204,6 +204,14 @@ def test_drained_worker_is_expected_to_be_absent(cluster: Cluster, quick: Quick)
     assert table(done)["workers"] == ("ok", "2 present: a, b; absent as expected: c")
 
 
+def test_optional_worker_is_judged_neither_present_nor_absent(cluster: Cluster, quick: Quick) -> None:
+    done = quick(cluster.address, "--workers", "a", "--optional", "b,c")
+    assert done.returncode == 0
+    assert table(done)["workers"] == ("ok", "2 present: a, b")
+    done = quick(cluster.address, "--optional", "a", "--timeout", "30", "--check-timeout", "1")
+    assert table(done)["workers"][1].startswith("strange: b at ")
+
+
 def test_hanging_worker_is_named_and_the_others_are_still_checked(cluster: Cluster, quick: Quick) -> None:
     with cluster.stopped("b"):
         done = quick(cluster.address, "--timeout", "45", "--check-timeout", "5", "--transfer-bytes", "1kB")
