@@ -19,9 +19,9 @@ SETTINGS = re.compile(r'^(Acquire::(?:https?::Proxy\S*|Check-\S+|ForceIPv[46])) 
 
 
 def main(suites: list[str]) -> int:
-    """Print sources by suite, apt settings, and the files that both refer to; empty lists where apt has no lists yet."""
-    names = Path("/etc/os-release").read_text(encoding="utf-8")
-    here = re.search(r"^VERSION_CODENAME=(\w+)", names, re.MULTILINE)
+    """Print the sources of each suite, apt's settings, and the files that the sources refer to."""
+    release = Path("/etc/os-release").read_text(encoding="utf-8")
+    here = re.findall(r"^VERSION_CODENAME=(\w+)", release, re.MULTILINE)[0]
     targets = run("apt-get", "indextargets", "--format", FIELDS, "Created-By: Packages", "Origin: Debian")
     entries: dict[tuple[str, str, str], list[str]] = {}
     for line in targets.splitlines():
@@ -33,8 +33,9 @@ def main(suites: list[str]) -> int:
     files |= {path for uri, _, _ in entries for path in re.findall(r"^mirror\+file:(?://)?(/\S+?)/?$", uri)}
     sources = {
         suite: [
-            f"deb {f'[signed-by={key}] ' if key else ''}{uri} {swap(codename, here and here[1], suite)} {' '.join(parts)}"
-            for (uri, codename, key), parts in entries.items()
+            # this machine's release, its updates and its security, as those of the other suite
+            f"deb {f'[signed-by={key}] ' if key else ''}{uri} {codename.replace(here, suite, 1)} {' '.join(components)}"
+            for (uri, codename, key), components in entries.items()
         ]
         for suite in suites
     }
@@ -58,11 +59,6 @@ def signed_by(entry: str) -> str:
         parts = text.splitlines()
     found = re.search(r"signed-by[:=]\s*(/[^\s\]]+)", parts[int(number) - 1], re.IGNORECASE)
     return found[1] if found else ""
-
-
-def swap(codename: str, here: str | None, suite: str) -> str:
-    """Return this machine's release, or its updates or security, as that of another suite."""
-    return codename.replace(here, suite, 1) if here else codename
 
 
 if __name__ == "__main__":
