@@ -1,7 +1,7 @@
 #!/bin/sh
 # Run in a node: waits for systemd and sshd, lets the public key $key in, and prints the node's own.
 set -eu
-# a degraded node runs: on Debian 13 with cgroup v1 one unit fails, which loads modules
+# a degraded node runs: a unit of a role under test may have failed
 state=$(timeout 60 systemctl is-system-running --wait || :)
 case $state in
   running | degraded) ;;
