@@ -366,7 +366,7 @@ async def _cause(address: str, error: BaseException) -> str:
 def hello_graph(tasks: Tasks, workers: Sequence[Worker]) -> tuple[list[Any], Any]:
     """Second step: build the graph, 10,000 tasks and their sum; return the futures of the squares and of the sum.
 
-    One square is held to each worker, so that the sum proves every one of them; the rest goes where the scheduler likes.
+    One square is held to each worker, so that the sum proves them all; the rest goes where the scheduler likes.
     """
     squares = [
         tasks.submit(square, number, on=[worker]) for number, worker in zip(range(NUMBERS), workers, strict=False)

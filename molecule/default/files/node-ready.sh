@@ -8,6 +8,7 @@ case $state in
   *) echo "systemd is $state" >&2 && exit 1 ;;
 esac
 ss -Hltn sport = :22 | grep -q . || { echo "sshd does not listen" >&2 && exit 1; }
+: "${key:?the public key to let in}"
 file=/home/deploy/.ssh/authorized_keys
 if [ "$(cat $file 2>/dev/null || :)" != "$key" ]; then
   echo "$key" >$file
