@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hostnet.become import root_access
@@ -134,38 +135,62 @@ def check() -> list[Outcome]:
             raise
 
 
-def budgets() -> dict[str, int | None]:
-    """Return the scenarios in order with their seconds; one that the file forgot comes last and has none."""
-    budget: dict[str, int | None] = dict(
-        yaml.safe_load((ROOT / "molecule" / "budgets.yml").read_text(encoding="utf-8"))
-    )
-    found = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
-    return {
-        name: budget.get(name)
-        for name in [*budget, *(name for name in found if name not in budget)]
-        if name != "default"
-    }
+@dataclass(frozen=True)
+class Scenario:
+    """One molecule scenario: its budget in seconds, and whether it has the shared nodes or makes its own."""
+
+    name: str
+    budget: int | None
+    shared: bool
+
+
+def scenarios() -> list[Scenario]:
+    """Return them in the order of molecule/budgets.yml; one that the file forgot comes last and has no budget."""
+    budgets = dict(load(ROOT / "molecule" / "budgets.yml"))
+    found = {path.parent.name: load(path) for path in sorted((ROOT / "molecule").glob("*/molecule.yml"))}
+    del found["default"]
+    return [
+        Scenario(name, budgets.get(name), found[name].get("shared_state", True))
+        for name in sorted(found, key=lambda name: [*budgets, name].index(name))
+    ]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds."""
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
 
 def molecule() -> list[Outcome]:
-    """Run every scenario on nodes that are created once and destroyed at the end, whatever happens."""
-    destroy = ["molecule", "destroy", "-s", "default"]
-    outcomes = []
+    """Run every scenario; the shared nodes are created once and destroyed at the end, whatever happens."""
+    todo = scenarios()
     with only_one(ROOT, "test"), root_access() as become:
 
-        def act(name: str, command: list[str]) -> Outcome:
-            return run(name, command, SCENARIO_DEADLINE, **become)
+        def act(name: str, *arguments: str) -> Outcome:
+            return run(name, ["molecule", *arguments], SCENARIO_DEADLINE, **become)
 
+        outcomes = []
+        shared = any(scenario.shared for scenario in todo)
+        created = False
         try:
-            # what an earlier run that was killed may have left
-            act("clean", destroy)
-            outcomes.append(show(act("create", ["molecule", "create", "-s", "default"])))
-            if outcomes[-1].passed:
-                for name, budget in budgets().items():
-                    command = ["molecule", "test", "-s", name, "--destroy", "never"]
-                    outcomes.append(show(act(name, command), budget))
+            if shared:
+                # what an earlier run that was killed may have left
+                act("clean", "destroy", "-s", "default")
+                outcomes.append(show(act("create", "create", "-s", "default")))
+                created = outcomes[-1].passed
+            for scenario in todo:
+                if scenario.shared and not created:
+                    continue
+                destroy = "never" if scenario.shared else "always"
+                outcome = act(scenario.name, "test", "-s", scenario.name, "--destroy", destroy)
+                outcomes.append(show(outcome, scenario.budget))
         finally:
-            outcomes.append(show(act("destroy", destroy)))
+            if shared:
+                outcomes.append(show(act("destroy", "destroy", "-s", "default")))
+            passed = {outcome.name for outcome in outcomes if outcome.passed}
+            for scenario in todo:
+                # one that ended by itself destroyed its own nodes; this one may have been stopped half way
+                if not scenario.shared and scenario.name not in passed:
+                    act(f"{scenario.name} destroy", "destroy", "-s", scenario.name)
     return outcomes
 
 
