@@ -52,7 +52,7 @@ def test_up_runs_the_steps_in_order_and_prints_the_verification_and_the_address(
     status, out = run(lab.up, checkout)
     assert status == 0, out
     positions = [
-        out.index(word) for word in ("nodes  1 host ok", "image  2 hosts ok", "site   2 hosts ok", "333283335000")
+        out.index(word) for word in ("nodes  ok, changed=0", "image  2 hosts ok", "site   2 hosts ok", "333283335000")
     ]
     assert positions == sorted(positions)
     assert out.count("changed=0") == 3
@@ -74,6 +74,18 @@ def test_up_stops_at_the_first_step_that_fails_and_names_its_log(checkout):
     assert "the subnet is taken" in out
     assert "-nodes.log" in out
     assert "image" not in out
+
+
+def test_a_refusal_is_its_message_alone(checkout):
+    refusal = (
+        "    - name: Refuse what is not ours\n      ansible.builtin.assert: {that: false, fail_msg: it is taken}\n"
+    )
+    write(checkout, "molecule/default/create.yml", refusal, "localhost")
+    status, out = run(lab.up, checkout)
+    assert status == 4
+    summary, message = out.splitlines()[-2:]
+    assert summary.startswith("nodes  REFUSED, changed=0, ")
+    assert message.strip() == "the subnet is taken"
 
 
 def test_up_without_a_verification_is_a_failure(checkout):

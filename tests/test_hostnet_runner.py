@@ -81,7 +81,7 @@ def test_a_failed_task_names_host_task_and_cause_and_a_rescued_one_does_not(play
     assert failure.task == "Complain"
     assert failure.cause[-1] == "the reason"
     assert not any("rescued" in line for line in progress.report(result))
-    assert progress.summary(result).startswith("FAILED: 1 host ok, 1 failed, changed=0, ")
+    assert progress.summary(result).startswith("FAILED, 1 host ok, 1 failed, changed=0, ")
 
 
 def test_the_same_failure_of_several_hosts_is_told_once(play):

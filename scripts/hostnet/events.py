@@ -39,6 +39,11 @@ class Failure:
     cause: tuple[str, ...]
     unreachable: bool = False
 
+    @property
+    def refused(self) -> bool:
+        """A task named `Refuse …` said no before the first change: its message is all there is to say."""
+        return self.task.startswith("Refuse ")
+
 
 class Recorder:
     """Takes the events in order; its fields say where the run is, its methods what came of it."""

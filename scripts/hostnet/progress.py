@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from hostnet.errors import REFUSED
 from hostnet.events import Recorder
 from hostnet.runner import Result
 
@@ -79,18 +80,21 @@ class Progress:
 
 
 def summary(result: Result) -> str:
-    """One line on a step's result: `4 hosts ok, changed=0, 63 s`."""
+    """One line on a step's result: `4 hosts ok, changed=0, 63 s`; without hosts where only this machine was at work."""
     # a play on this machine beside those on the hosts is not a host of theirs
-    hosts = {name: stats for name, stats in result.hosts.items() if name != "localhost"} or result.hosts
-    good = sum(stats.good for stats in hosts.values())
-    count = f"{good} host{'s' if good != 1 else ''} ok"
-    if not result.ok:
-        count = f"FAILED: {count}, {len(hosts) - good} failed"
-    return f"{count}, changed={result.changed}, {result.seconds:.0f} s"
+    hosts = [stats for name, stats in result.hosts.items() if name != "localhost"]
+    good = sum(stats.good for stats in hosts)
+    words = [] if result.ok else ["REFUSED" if result.status == REFUSED else "FAILED"]
+    if hosts:
+        words.append(f"{good} host{'s' if good != 1 else ''} ok")
+        words += [] if result.ok else [f"{len(hosts) - good} failed"]
+    return ", ".join([*(words or ["ok"]), f"changed={result.changed}", f"{result.seconds:.0f} s"])
 
 
 def report(result: Result) -> list[str]:
-    """Return the few lines that a failure needs: host, task, cause, log."""
+    """Return the few lines that a failure needs: host, task, cause, log; of a refusal its message."""
+    if result.status == REFUSED:
+        return [f"  {line}" for failure in result.failures for line in failure.cause]
     lines = []
     for failure in result.failures:
         where = ": ".join(part for part in (", ".join(failure.hosts), failure.task) if part)

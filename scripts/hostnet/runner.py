@@ -15,7 +15,7 @@ from typing import Any
 
 import ansible_runner
 
-from hostnet.errors import DONE, FAILED, UNREACHABLE, InterruptedRunError
+from hostnet.errors import DONE, FAILED, REFUSED, UNREACHABLE, InterruptedRunError
 from hostnet.events import Failure, HostStats, Recorder
 
 # after the signal Ansible gets this long to end its workers; then ansible-runner kills it
@@ -57,6 +57,8 @@ class Result:
         """The exit status that this result means."""
         if self.ok:
             return DONE
+        if any(failure.refused for failure in self.failures):
+            return REFUSED
         return UNREACHABLE if any(failure.unreachable for failure in self.failures) else FAILED
 
 
