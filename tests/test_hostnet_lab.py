@@ -77,9 +77,7 @@ def test_up_stops_at_the_first_step_that_fails_and_names_its_log(checkout):
 
 
 def test_a_refusal_is_its_message_alone(checkout):
-    refusal = (
-        "    - name: Refuse what is not ours\n      ansible.builtin.assert: {that: false, fail_msg: it is taken}\n"
-    )
+    refusal = "    - name: Refuse what is not ours\n      ansible.builtin.fail: {msg: the subnet is taken}\n"
     write(checkout, "molecule/default/create.yml", refusal, "localhost")
     status, out = run(lab.up, checkout)
     assert status == 4
