@@ -1,0 +1,80 @@
+"""tests/run.py with a `molecule` that only notes what it is asked: order, budgets, destruction whatever happens."""
+
+import os
+import sys
+
+import pytest
+import run as suite
+
+MOLECULE = """#!/bin/sh
+echo "$@" >> calls
+case "$*" in
+  "$FAILS"*) echo the reason; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """Runs the scenarios `own` and `shared`; returns what molecule was asked and the outcomes by name."""
+    for name, text in {"default": "", "own": "shared_state: false", "shared": "", "forgotten": ""}.items():
+        (tmp_path / "molecule" / name).mkdir(parents=True)
+        (tmp_path / "molecule" / name / "molecule.yml").write_text(text)
+    (tmp_path / "molecule" / "budgets.yml").write_text("shared: 100\nown: 0\n")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "molecule.sh").write_text(MOLECULE)
+    (tmp_path / "molecule.sh").chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "molecule").symlink_to(tmp_path / "molecule.sh")
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(suite, "LOGS", tmp_path / "logs")
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+
+    def go(fails="nothing"):
+        monkeypatch.setenv("PATH", path)
+        monkeypatch.setattr(suite, "ENVIRONMENT", {**os.environ, "PATH": path, "FAILS": fails})
+        outcomes = {outcome.name: outcome.passed for outcome in suite.molecule()}
+        return (tmp_path / "calls").read_text().splitlines(), outcomes
+
+    return go
+
+
+def test_scenarios_run_in_the_budgets_order_between_one_create_and_one_destroy(calls, capsys):
+    asked, outcomes = calls()
+    assert asked == [
+        "destroy -s default",
+        "create -s default",
+        "test -s shared --destroy never",
+        "test -s own --destroy always",
+        "test -s forgotten --destroy never",
+        "destroy -s default",
+    ]
+    assert all(outcomes.values())
+    over = [line for line in capsys.readouterr().out.splitlines() if "OVER its budget of 0 s" in line]
+    assert [line.split()[0] for line in over] == ["own"]
+
+
+def test_a_failed_scenario_shows_its_log_and_the_others_still_run(calls, capsys):
+    asked, outcomes = calls(fails="test -s own")
+    assert outcomes == {"create": True, "shared": True, "own": False, "forgotten": True, "destroy": True}
+    assert "    the reason" in capsys.readouterr().out.splitlines()
+    assert asked[-2:] == ["destroy -s default", "destroy -s own"]
+
+
+def test_without_shared_nodes_only_those_with_their_own_run(calls):
+    _, outcomes = calls(fails="create")
+    assert outcomes == {"create": False, "own": True, "destroy": True}
+
+
+def test_what_exceeds_its_deadline_has_failed_and_is_stopped(calls, tmp_path):
+    outcome = suite.run("slow", [sys.executable, "-c", "import threading; threading.Event().wait(60)"], 1)
+    assert not outcome.passed
+    assert outcome.seconds < 20
+    assert "not done after 1 s" in outcome.log.read_text()
+    assert not suite.RUNNING
+
+
+def test_shell_scripts_are_found_by_their_first_line():
+    found = set(suite.shell_scripts())
+    assert {"scripts/setup.sh", ".ci/run"} <= found
+    assert "Makefile" not in found
