@@ -1,6 +1,7 @@
 """What an operator does and sees: playbooks run from the checkout as typed, and commands on a host over SSH."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 ROOT = Path(__file__).resolve().parents[3]
 INVENTORY = Path(__file__).resolve().parents[1] / "inventory"
 OUR_LABEL = "io.dask-hostnet.cluster=cluster"
+LOG = logging.getLogger("cluster")
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 
@@ -72,7 +74,7 @@ def playbook(name: str, *arguments: str, inventory: str = str(INVENTORY), until:
         run = Run(running.returncode, output.read())
     # pytest shows it when the test fails
     print(run.output)
-    print(f"{name} {' '.join(arguments)[:80]}: status {run.status}, {time.monotonic() - start:.0f} s")
+    LOG.info("%s %s: status %s, %.0f s", name, " ".join(arguments)[:60], run.status, time.monotonic() - start)
     return run
 
 

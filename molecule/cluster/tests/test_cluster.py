@@ -8,6 +8,7 @@ import pytest
 import yaml
 from at_work import (
     INVENTORY,
+    LOG,
     ROOT,
     Run,
     ask_cluster,
@@ -110,7 +111,7 @@ print(Client("{scheduler_address()}").submit(shout, 100_000, workers=["worker1-0
     wait_until(lambda: "it is said" in host.check_output(docker_logs), "the last line in docker logs", 60)
     folder = containers("worker1")["dask-worker-0"]["LogPath"].rpartition("/")[0]
     sizes = [int(size) for size in host.check_output(f"stat -c %s {folder}/*.log*").split()]
-    print(f"the log's files: {sizes}, {sum(sizes)} bytes in all")
+    LOG.info("the log's files: %s, %s bytes in all", sizes, sum(sizes))
     assert len(sizes) == 3
     assert max(sizes) <= LOG_FILE + ENTRY
     # two full files are kept, and docker logs reads across the rotation
