@@ -1,0 +1,102 @@
+"""What Docker says of a container that the role made, and what makes the role replace, keep, mend or remove it.
+
+In the order of the file: each test leaves the stand-in running, the last one without.
+"""
+
+testinfra_hosts = ["ansible://worker1"]
+NAME = "dask-probe-0"
+
+
+def test_docker_shows_the_promised_settings(host, inspect, image):
+    container = inspect(host, NAME)
+    config, limits = container["Config"], container["HostConfig"]
+    assert config["Image"] == image
+    assert limits["NetworkMode"] == "host"
+    assert limits["RestartPolicy"] == {"Name": "unless-stopped", "MaximumRetryCount": 0}
+    assert limits["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+    assert limits["ReadonlyRootfs"] is True
+    assert list(limits["Tmpfs"]) == ["/tmp"]  # noqa: S108  # the container's own
+    assert config["User"] == "10786:10786"
+    assert limits["CapDrop"] == ["ALL"]
+    assert not limits["CapAdd"]
+    assert limits["SecurityOpt"] == ["no-new-privileges:true"]
+    assert limits["Privileged"] is False
+    assert limits["PidsLimit"] == 4096
+    assert limits["Ulimits"] == [{"Name": "nofile", "Soft": 16384, "Hard": 16384}]
+    assert (limits["Memory"], limits["MemorySwap"]) == (2**29, 2**29)
+    assert config["StopTimeout"] == 60
+    assert sorted(limits["Binds"]) == ["/etc/dask-hostnet/probe:/etc/dask:ro", "/srv:/data:ro"]
+    assert {"PROBE=7", "DASK_CONFIG=/etc/dask"} <= set(config["Env"])
+    assert config["Labels"]["io.dask-hostnet.kind"] == "dask-probe"
+    assert len(config["Labels"]["io.dask-hostnet.config-hash"]) == 64
+    assert container["State"]["Health"]["Status"] == "healthy"
+    assert config["Healthcheck"]["Test"][-2:] == ["127.0.0.1", "18787"]
+
+
+def test_the_kernel_enforces_them(host):
+    status = host.check_output(f"docker exec {NAME} cat /proc/self/status")
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert facts["Uid"].split() == ["10786"] * 4
+    assert (int(facts["CapEff"], 16), int(facts["CapBnd"], 16), facts["NoNewPrivs"]) == (0, 0, "1")
+    written = host.run(f"docker exec {NAME} sh -c 'ulimit -n; touch /tmp/mine && echo tmp; touch /opt/dask/mine'")
+    assert written.stdout.split() == ["16384", "tmp"]
+    assert "Read-only file system" in written.stderr
+
+
+def test_it_comes_back_when_its_process_is_killed(host, inspect, wait):
+    state = inspect(host, NAME)["State"]
+    host.check_output("kill -KILL %s", str(state["Pid"]))
+
+    def back():
+        now = inspect(host, NAME)["State"]
+        return now["Pid"] not in (0, state["Pid"]) and now["Health"]["Status"] == "healthy"
+
+    wait(back, f"{NAME} is healthy again", 60)
+
+
+def test_a_changed_configuration_replaces_it_and_the_same_does_not(host, inspect, converge):
+    def identity():
+        container = inspect(host, NAME)
+        return container["Id"], container["State"]["StartedAt"]
+
+    first = identity()
+    change = {"distributed": {"admin": {"tick": {"limit": "4s"}}}}
+    foreseen = converge("--check", "--diff", probe_config=change)
+    assert foreseen.changed["worker1"] > 0
+    assert identity() == first
+
+    assert converge(probe_config=change).changed["worker1"] > 0
+    second = identity()
+    assert second[0] != first[0]
+    seen = host.check_output(
+        f"docker exec {NAME} python -c 'import dask; print(dask.config.get(\"distributed.admin.tick.limit\"))'"
+    )
+    assert seen == "4s"
+
+    assert converge(probe_config=change).changed == {"worker1": 0}
+    assert identity() == second
+
+
+def test_what_does_not_get_healthy_fails_the_run_and_is_mended_by_the_next(host, inspect, play, converge):
+    quick = {
+        "dask_container_healthy_timeout": 8,
+        "dask_container_health_interval": "1s",
+        "dask_container_health_start_period": "1s",
+        "dask_container_health_retries": 3,
+    }
+    run = play(probe_http_port=18799, **quick)
+    assert run.status != 0
+    run.says(f"failed: [worker1] (item={NAME})")
+    assert inspect(host, NAME)["State"]["Health"]["Status"] != "healthy"
+    converge()
+    assert inspect(host, NAME)["State"]["Health"]["Status"] == "healthy"
+
+
+def test_what_is_no_longer_listed_is_removed_and_nothing_else(host, inspect, converge, image):
+    host.check_output("docker create --name test-somebody-elses %s true", image)
+    try:
+        converge(probe_count=0)
+        assert inspect(host, NAME) == {}
+        assert inspect(host, "test-somebody-elses") != {}
+    finally:
+        host.check_output("docker rm test-somebody-elses")

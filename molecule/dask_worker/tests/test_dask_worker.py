@@ -1,0 +1,199 @@
+"""The workers on their hosts: addresses, sizes, counts, and that no change takes a client's data unasked."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+SIZES = Path(__file__).parents[1] / "sizes.yml"
+MIB = 2**20
+ONE = ("--limit", "worker1")
+HOLD = """
+import os, sys
+from distributed import Client
+client = Client(os.environ["WHERE"])
+kept = client.scatter({"kept": 1}, broadcast=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
+COUNTS = """
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:8787/json/counts.json", timeout=9).read().decode())
+"""
+WORKERS = """
+workers = client.scheduler_info(n_workers=-1)["workers"].values()
+print(json.dumps({w["name"]: [w["host"], w["nthreads"], w["memory_limit"], w["resources"]] for w in workers}))
+"""
+
+
+def listening(host):
+    """Where the node's processes listen, less what every host has (Docker's own resolver shows no process)."""
+    known = ("sshd", "containerd", "docker-registr")
+    lines = host.check_output("ss -Htlnp").splitlines()
+    return {line.split()[3] for line in lines if "users:" in line and not any(name in line for name in known)}
+
+
+def planned(address, *numbers):
+    return {
+        socket
+        for i in numbers
+        for socket in (f"{address}:{10000 + i}", f"{address}:{10100 + i}", f"127.0.0.1:{10200 + i}")
+    }
+
+
+@pytest.fixture
+def identity(node, inspect):
+    """Tells a worker's container on worker1 from its successor; None when there is none."""
+
+    def of(name):
+        found = inspect(node("worker1"), name)
+        return found and (found["Id"], found["State"]["StartedAt"])
+
+    return of
+
+
+@pytest.fixture
+def holder(node, addresses, image, wait):
+    """A client in a process of its own that keeps one key in the cluster until the test ends."""
+    host = node("scheduler1")
+
+    def idle():
+        found = json.loads(host.check_output("python3 -c %s", COUNTS))
+        return (found["tasks"], found["clients"]) == (0, 1)
+
+    where = f"tcp://{addresses['scheduler1']}:8786"
+    run = "docker run --detach --interactive --network host --name test-holder --env WHERE=%s %s python -c %s"
+    host.check_output(run, where, image, HOLD)
+    try:
+        wait(lambda: "held" in host.check_output("docker logs test-holder"), "a client holds a key", 60)
+        yield
+    finally:
+        host.check_output("docker rm --force test-holder")
+        wait(idle, "the scheduler has let go of the client's key", 60)
+
+
+@pytest.mark.parametrize("name", ["worker1", "worker2"])
+def test_a_worker_listens_as_planned_and_nowhere_else(node, addresses, name):
+    assert listening(node(name)) == planned(addresses[name], 0)
+
+
+def test_the_scheduler_knows_them_by_name_with_their_sizes(client, addresses):
+    size = [2, 1024 * MIB, {}]
+    assert client(WORKERS) == {f"{name}-0": [addresses[name], *size] for name in ("worker1", "worker2")}
+
+
+def test_a_worker_runs_within_its_limits_and_spills_to_disk(node, inspect, image):
+    host = node("worker1")
+    container = inspect(host, "dask-worker-0")
+    assert container["Config"]["Image"] == image
+    assert container["State"]["Health"]["Status"] == "healthy"
+    # the worker's limit and what its nanny needs
+    assert container["HostConfig"]["Memory"] == (1024 + 256) * MIB
+    folder = host.file("/var/lib/dask-hostnet/spill/0")
+    assert (folder.uid, folder.gid, oct(folder.mode)) == (10786, 10786, "0o700")
+    assert host.check_output("stat --file-system --format %%T %s", folder.path) != "tmpfs"
+    assert host.check_output("ls %s/dask-scratch-space", folder.path) != ""
+
+
+@pytest.mark.timeout(300)
+def test_a_higher_count_adds_and_a_lower_one_removes_only_that(
+    node, addresses, identity, converge, play, client, request
+):
+    host, first = node("worker1"), identity("dask-worker-0")
+    run = converge(*ONE, dask_worker_count=2)
+    assert set(run.changed) == {"worker1"}
+    assert identity("dask-worker-0") == first
+    assert listening(host) == planned(addresses["worker1"], 0, 1)
+    assert sorted(client(WORKERS)) == ["worker1-0", "worker1-1", "worker2-0"]
+    second = identity("dask-worker-1")
+
+    request.getfixturevalue("holder")
+    refused = play(*ONE, dask_worker_count=1)
+    assert refused.status != 0
+    refused.says("worker1: dask-worker-1 would be replaced or removed while the cluster has 1 tasks or stored keys")
+    assert (identity("dask-worker-0"), identity("dask-worker-1")) == (first, second)
+    assert refused.changed == {"worker1": 0}
+
+    assert converge(*ONE, dask_worker_count=1, dask_cluster_allow_interrupt=True).changed["worker1"] > 0
+    assert (identity("dask-worker-0"), identity("dask-worker-1")) == (first, {})
+    assert listening(host) == planned(addresses["worker1"], 0)
+
+
+@pytest.mark.timeout(300)
+def test_a_change_is_refused_while_a_client_holds_data(node, inspect, identity, converge, play, client, holder):
+    first = identity("dask-worker-0")
+    change = {"dask_worker_memory_limit": "768MiB", "dask_worker_resources": {"probe": 3}}
+    refused = play(*ONE, **change)
+    assert refused.status != 0
+    refused.says(
+        "worker1: dask-worker-0 would be replaced or removed while the cluster has 1 tasks or stored keys, "
+        "of which 0 processing, and 1 clients.",
+        "Wait until it is idle and run again, or lose that work with -e dask_cluster_allow_interrupt=true",
+    )
+    assert refused.changed == {"worker1": 0}
+    assert identity("dask-worker-0") == first
+    # the refused configuration must not wait there for the next restart
+    assert "probe" not in node("worker1").file("/etc/dask-hostnet/worker/dask.yaml").content_string
+
+    converge(*ONE, **change, dask_cluster_allow_interrupt=True)
+    assert identity("dask-worker-0") != first
+    assert inspect(node("worker1"), "dask-worker-0")["HostConfig"]["Memory"] == (768 + 256) * MIB
+    assert client(WORKERS)["worker1-0"][2:] == [768 * MIB, {"probe": 3}]
+
+
+@pytest.mark.timeout(240)
+def test_an_idle_cluster_takes_the_change(identity, converge, client):
+    """What the test before left is put back, without a word about interruption."""
+    changed = identity("dask-worker-0")
+    converge(*ONE)
+    assert identity("dask-worker-0") != changed
+    assert client(WORKERS)["worker1-0"][1:] == [2, 1024 * MIB, {}]
+
+
+def test_a_share_too_small_is_refused_before_a_change(play, identity):
+    first = identity("dask-worker-0")
+    run = play(*ONE, dask_worker_memory_limit="100MiB")
+    assert run.status != 0
+    run.says("worker1: dask_worker_memory_limit comes to 100 MiB for each of 1 workers", "it must be at least 256 MiB")
+    assert identity("dask-worker-0") == first
+
+
+def test_sizes_are_derived_as_documented(play, tmp_path):
+    """docs/architecture.md, "A worker's size"; memory in MiB here."""
+    big = {"sizes_memtotal_mb": 65530, "sizes_vcpus": 16}
+    small = {"sizes_memtotal_mb": 8192, "sizes_vcpus": 2}
+    workers = {
+        "big": big,
+        "four": big | {"dask_worker_count": 4},
+        "small": small | {"dask_worker_count": 3},
+        "given": small | {"dask_worker_nthreads": 3, "dask_worker_memory_limit": "5GiB"},
+        "shared": big,
+    }
+    everything = {
+        "dask_cluster_scheduler_host": "192.0.2.1",
+        "dask_cluster_networks": [],
+        "dask_cluster_client_networks": [],
+    }
+    inventory = {
+        "all": {"vars": everything},
+        "dask_workers": {"hosts": workers},
+        "dask_scheduler": {"hosts": {"shared": {}}},
+        "dask_registry": {"children": {"dask_scheduler": {}}},
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    run = play(playbook=SIZES, inventory=tmp_path)
+    assert run.status == 0, run.text
+    expected = {
+        "big dask-worker-0": (16, 65530 - 6553 - 256),
+        "four dask-worker-3": (4, (65530 - 6553) / 4 - 256),
+        "small dask-worker-2": (1, (8192 - 2048) / 3 - 256),
+        "given dask-worker-0": (3, 5120),
+        "shared dask-worker-0": (16, 65530 - 6553 - 4096 - 512 - 256),
+    }
+    run.says(
+        *(
+            f"{name} {threads} {int(size * MIB)} {int((size + 256) * MIB)} end"
+            for name, (threads, size) in expected.items()
+        )
+    )
