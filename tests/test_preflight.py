@@ -73,6 +73,8 @@ def test_groups_that_cannot_work(preflight: ModuleType, groups: dict[str, list[s
         ({"image": "reg/dask:latest"}, "w1: dask_cluster_image is 'reg/dask:latest'; it must be registry/name@sha256:"),
         ({"image": "reg/dask@sha256:abc"}, "w1: dask_cluster_image is 'reg/dask@sha256:abc'; it must be"),
         ({"scheduler_host": None}, "w1: dask_cluster_scheduler_host is not set; write the address"),
+        ({"image": "reg:5000/dask:latest@sha256:" + "a" * 64}, "w1: dask_cluster_image is 'reg:5000/dask:latest@"),
+        ({"scheduler_host": "2001:db8::11"}, "w1: dask_cluster_scheduler_host is '2001:db8::11'; it must be an IPv4"),
         ({"networks": None}, "w1: dask_cluster_networks is not set; write a list of networks"),
         ({"networks": []}, "w1: dask_cluster_networks is not set; write a list of networks"),
         ({"networks": "192.0.2.0/24"}, "w1: dask_cluster_networks is '192.0.2.0/24'; write a list"),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"[^\s@:/]+(:[0-9]+)?(/[^\s@:/]+)+@sha256:[0-9a-f]{64}")
 ARCHITECTURES = ("x86_64", "aarch64")
 OLDEST_DEBIAN = 12
 GROUPS = ("dask_scheduler", "dask_workers", "dask_registry")
@@ -70,6 +70,8 @@ def dask_preflight_settings(settings: Mapping[str, Any], host: str, *, image_req
     address = settings.get("scheduler_host")
     if not address:
         problems.append(f"{host}: dask_cluster_scheduler_host is not set; write the address that workers dial")
+    elif ":" in str(address):
+        problems.append(f"{host}: dask_cluster_scheduler_host is {address!r}; it must be an IPv4 address or a name")
     for name in ("networks", "client_networks"):
         problems += _networks(host, f"dask_cluster_{name}", settings.get(name))
     return problems
