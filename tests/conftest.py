@@ -2,5 +2,5 @@
 
 import signal
 
-# A shell starts a background job with SIGINT ignored, and whatever the tests start would inherit that: Ctrl-C is tested.
+# A shell starts a background job with SIGINT ignored, which what the tests start would inherit: Ctrl-C is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,15 @@ class Run:
     """One `ansible-playbook`: its exit status (-9 when killed), all that it printed, and `changed` by host."""
 
     status: int
-    output: str
+    output: str = field(repr=False)
 
-    @property
-    def text(self) -> str:
-        """The output with every run of white space as one blank, for sentences that were wrapped."""
-        return " ".join(self.output.split())
+    def says(self, sentence: str) -> bool:
+        """Whether the sentence was printed, also when it was wrapped."""
+        return sentence in " ".join(self.output.split())
+
+    def shows(self, pattern: str) -> bool:
+        """Whether a line begins with what matches."""
+        return re.search(rf"^\W*{pattern}", self.output, re.MULTILINE) is not None
 
     @property
     def changed(self) -> dict[str, int]:

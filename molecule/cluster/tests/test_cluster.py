@@ -1,7 +1,6 @@
 """The cluster as its operator lives with it, in this order, once in the nodes' life."""
 
 import json
-import re
 from dataclasses import dataclass
 
 import pytest
@@ -70,8 +69,8 @@ def test_a_tag_is_refused_before_anything_is_touched() -> None:
     run = playbook("site.yml", "-e", f"dask_cluster_image={tag}")
     assert run.status == 2
     for host in FIRST:
-        assert f"{host}: dask_cluster_image is '{tag}'; it must be registry/name@sha256:" in run.text
-    assert "run playbooks/image.yml" in run.text
+        assert run.says(f"{host}: dask_cluster_image is '{tag}'; it must be registry/name@sha256:")
+    assert run.says("run playbooks/image.yml")
     assert run.changed == dict.fromkeys(FIRST, 0)
     assert identities(*FIRST) == before
 
@@ -122,9 +121,9 @@ print(Client("{scheduler_address()}").submit(shout, 100_000, workers=["worker1-0
 def test_a_killed_run_is_mended_by_running_it_again(addition: Addition) -> None:
     for killed in (addition.installing, addition.starting):
         assert killed.status == -9
-        assert "PLAY RECAP" not in killed.output
-    assert "PLAY [Run the workers]" not in addition.installing.output
-    assert "PLAY [Run the workers]" in addition.starting.output
+        assert not killed.says("PLAY RECAP")
+    assert not addition.installing.says("PLAY [Run the workers]")
+    assert addition.starting.says("PLAY [Run the workers]")
     assert addition.mending.status == 0
 
 
@@ -132,13 +131,13 @@ def test_a_new_host_leaves_the_others_untouched(addition: Addition) -> None:
     assert addition.after == addition.before
     assert set(addition.mending.changed) == {NEW}
     for run in (addition.installing, addition.starting, addition.mending):
-        assert not re.search(r"^changed: \[(?!worker3\b)", run.output, re.MULTILINE)
+        assert not run.shows(r"changed: \[(?!worker3\b)")
 
 
 def test_a_new_host_takes_part(addition: Addition) -> None:
-    assert RESULT in addition.mending.output
-    assert re.search(r"pinned\s+ok.*each of 3 workers", addition.mending.text)
-    assert "3 present: worker1-0, worker2-0, worker3-0" in addition.mending.text
+    assert addition.mending.says(RESULT)
+    assert addition.mending.shows(r"pinned +ok .*each of 3 workers")
+    assert addition.mending.says("3 present: worker1-0, worker2-0, worker3-0")
 
 
 @pytest.mark.usefixtures("addition")
@@ -213,7 +212,7 @@ def test_every_suite_of_the_verification_passes() -> None:
         json.dumps({"dask_container_verify_arguments": ["--suite", "collections", "--strict"]}),
     )
     assert run.status == 0
-    assert RESULT in run.output
+    assert run.says(RESULT)
     for check in ("hello-world", "transfers", "array", "dataframe", "bag", "delayed", "futures", "scikit-learn"):
-        assert re.search(rf"{check}\s+ok\b", run.output)
+        assert run.shows(rf"{check} +ok ")
     assert run.changed == dict.fromkeys((*FIRST, NEW), 0)
