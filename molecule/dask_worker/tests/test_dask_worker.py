@@ -21,6 +21,9 @@ COUNTS = """
 import urllib.request
 print(urllib.request.urlopen("http://127.0.0.1:8787/json/counts.json", timeout=9).read().decode())
 """
+FROM_A_TASK = """
+print(json.dumps(client.submit(lambda: distributed.get_client().id, workers=["worker1-0"], pure=False).result(60)))
+"""
 WORKERS = """
 workers = client.scheduler_info(n_workers=-1)["workers"].values()
 print(json.dumps({w["name"]: [w["host"], w["nthreads"], w["memory_limit"], w["resources"]] for w in workers}))
@@ -127,8 +130,8 @@ def test_a_change_is_refused_while_a_client_holds_data(node, inspect, identity, 
     refused = play(*ONE, **change)
     assert refused.status != 0
     refused.says(
-        "worker1: dask-worker-0 would be replaced or removed while the cluster has 1 tasks or stored keys, "
-        "of which 0 processing, and 1 clients.",
+        "worker1: dask-worker-0 would be replaced or removed while the cluster has 1 tasks or stored keys (",
+        " bytes), of which 0 processing, and 1 clients.",
         "Wait until it is idle and run again, or lose that work with -e dask_cluster_allow_interrupt=true",
     )
     assert refused.changed == {"worker1": 0}
@@ -143,8 +146,11 @@ def test_a_change_is_refused_while_a_client_holds_data(node, inspect, identity, 
 
 
 @pytest.mark.timeout(240)
-def test_an_idle_cluster_takes_the_change(identity, converge, client):
-    """What the test before left is put back, without a word about interruption."""
+def test_an_idle_cluster_takes_the_change(node, identity, converge, client):
+    """What the test before left is put back, without a word about interruption, also when a task used a client."""
+    assert client(FROM_A_TASK).startswith("Client-worker-")
+    # the worker keeps that client; the other one is dask's own
+    assert json.loads(node("scheduler1").check_output("python3 -c %s", COUNTS))["clients"] == 2
     changed = identity("dask-worker-0")
     converge(*ONE)
     assert identity("dask-worker-0") != changed

@@ -1,0 +1,72 @@
+"""Print what a scheduler has in flight as one line of JSON: tasks and stored keys, processing, bytes, clients.
+
+Runs in the scheduler's container (`python - tcp://192.0.2.11:8786`). It asks without a client, which would count
+itself, and leaves out the clients that workers keep for their own tasks (joblib, `get_client`): they stay for as long
+as the worker does, and what they wait for is counted as tasks. A scheduler that refuses connections has nothing in
+flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from distributed.core import rpc
+from distributed.protocol.pickle import dumps
+from distributed.security import Security
+
+DEADLINE = 20
+
+
+def count(dask_scheduler: Any) -> dict[str, int]:
+    """Return the counts (bytes in B); runs inside the scheduler."""
+    tasks = dask_scheduler.tasks.values()
+    # the scheduler itself lists "fire-and-forget"; distributed.Worker names its clients "worker"
+    own = ("fire-and-forget", "Client-worker-")
+    return {
+        "tasks": len(tasks),
+        "processing": sum(task.state == "processing" for task in tasks),
+        "bytes": sum(max(task.nbytes, 0) for task in tasks if task.who_has),
+        "clients": sum(not name.startswith(own) for name in dask_scheduler.clients),
+    }
+
+
+async def ask(address: str) -> dict[str, int]:
+    """Return the counts of the scheduler at the address.
+
+    Raises:
+        OSError: it cannot be reached, or not within the deadline.
+        RuntimeError: it does not run what it is asked to (`distributed.scheduler.pickle: false`).
+    """
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), DEADLINE)
+        writer.close()
+    except ConnectionRefusedError:
+        return dict.fromkeys(("tasks", "processing", "bytes", "clients"), 0)
+    scheduler = rpc(address, connection_args=Security().get_connection_args("client"))
+    try:
+        request = scheduler.run_function(function=dumps(count), args=dumps(()), kwargs=dumps({}), wait=True)
+        answer = await asyncio.wait_for(request, DEADLINE)
+    finally:
+        await scheduler.close_rpc()
+    if answer["status"] != "OK":
+        raise RuntimeError(str(answer.get("exception") or answer))
+    return dict(answer["result"])
+
+
+def main() -> int:
+    """Print the counts and return 0; of a scheduler that does not say, print why and return 1."""
+    address = sys.argv[1]
+    try:
+        print(json.dumps(asyncio.run(ask(address))))
+    except Exception as error:  # whatever the cause, it is one line for whoever waits
+        print(f"{address}: {type(error).__name__} {error}".strip(), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

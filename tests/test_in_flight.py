@@ -1,0 +1,73 @@
+"""What the guard asks a scheduler: roles/dask_container/files/in_flight.py, run as the role runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster, get_client
+
+SCRIPT = Path(__file__).parents[1] / "roles/dask_container/files/in_flight.py"
+IDLE = {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """A scheduler and a worker in processes of their own sockets, no client."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+    ) as made:
+        yield made
+
+
+def asked(address: str) -> subprocess.CompletedProcess[str]:
+    source = SCRIPT.read_text(encoding="utf-8")
+    command = [sys.executable, "-", address]
+    return subprocess.run(command, input=source, capture_output=True, text=True, timeout=120, check=False)
+
+
+def in_flight(cluster: LocalCluster) -> dict[str, Any]:
+    done = asked(cluster.scheduler_address)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_an_idle_cluster_has_nothing_in_flight(cluster: LocalCluster) -> None:
+    assert in_flight(cluster) == IDLE
+
+
+def test_a_client_and_what_it_holds_are_counted(cluster: LocalCluster) -> None:
+    with Client(cluster.scheduler_address) as client:
+        assert in_flight(cluster) == {**IDLE, "clients": 1}
+        kept = client.scatter(b"x" * 1000)
+        found = in_flight(cluster)
+        assert (found["tasks"], found["clients"]) == (1, 1)
+        assert found["bytes"] >= 1000
+        del kept
+
+
+def test_the_client_that_a_worker_keeps_for_its_tasks_is_not_counted(cluster: LocalCluster) -> None:
+    def from_a_task() -> str:
+        return str(get_client().id)
+
+    with Client(cluster.scheduler_address) as client:
+        made = client.submit(from_a_task).result(timeout=60)
+    # it is there, and stays
+    assert made in cluster.scheduler.clients
+    assert in_flight(cluster) == IDLE
+
+
+def test_a_scheduler_that_is_not_there_holds_nothing() -> None:
+    assert json.loads(asked("tcp://127.0.0.1:1").stdout) == IDLE
+
+
+def test_a_scheduler_that_does_not_say_is_no_idle_one() -> None:
+    done = asked("tcp://no-such-host.invalid:8786")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("tcp://no-such-host.invalid:8786: ")
+    assert len(done.stderr.splitlines()) == 1
