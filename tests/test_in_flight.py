@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,14 @@ def cluster() -> Iterator[LocalCluster]:
         n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
     ) as made:
         yield made
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Path:
+    """A folder like /proc, with somebody else's process."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/cmdline").write_bytes(b"docker-init\0--\0dask\0worker\0tcp://192.0.2.1:8786\0--host\x00192.0.2.2\0")
+    return tmp_path
 
 
 def asked(address: str) -> subprocess.CompletedProcess[str]:
@@ -60,6 +69,15 @@ def test_the_client_that_a_worker_keeps_for_its_tasks_is_not_counted(cluster: Lo
     # it is there, and stays
     assert made in cluster.scheduler.clients
     assert in_flight(cluster) == IDLE
+
+
+def test_it_asks_where_the_scheduler_listens_and_not_where_the_inventory_says(processes: Path) -> None:
+    listening = runpy.run_path(str(SCRIPT))["listening"]
+    assert listening(processes) is None
+    (processes / "7").mkdir()
+    command = "/opt/dask/bin/python /opt/dask/bin/dask scheduler --host 192.0.2.9 --port 8790 --no-show"
+    (processes / "7/cmdline").write_bytes(command.replace(" ", "\0").encode())
+    assert listening(processes) == "tcp://192.0.2.9:8790"
 
 
 def test_a_scheduler_that_is_not_there_holds_nothing() -> None:

@@ -1,9 +1,10 @@
 """Print what a scheduler has in flight as one line of JSON: tasks and stored keys, processing, bytes, clients.
 
-Runs in the scheduler's container (`python - tcp://192.0.2.11:8786`). It asks without a client, which would count
-itself, and leaves out the clients that workers keep for their own tasks (joblib, `get_client`): they stay for as long
-as the worker does, and what they wait for is counted as tasks. A scheduler that refuses connections has nothing in
-flight.
+Runs in the scheduler's container (`python -`, or `python - tcp://192.0.2.11:8786`): the process there says on its
+command line where it listens, which the inventory may no longer. It asks without a client, which would count itself,
+and leaves out the clients that workers keep for their own tasks (joblib, `get_client`): they stay for as long as the
+worker does, and what they wait for is counted as tasks. A scheduler that does not run or refuses connections has
+nothing in flight.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from distributed.core import rpc
@@ -18,6 +20,7 @@ from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
 DEADLINE = 20
+NOTHING = {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0}
 
 
 def count(dask_scheduler: Any) -> dict[str, int]:
@@ -45,7 +48,7 @@ async def ask(address: str) -> dict[str, int]:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), DEADLINE)
         writer.close()
     except ConnectionRefusedError:
-        return dict.fromkeys(("tasks", "processing", "bytes", "clients"), 0)
+        return NOTHING
     scheduler = rpc(address, connection_args=Security().get_connection_args("client"))
     try:
         request = scheduler.run_function(function=dumps(count), args=dumps(()), kwargs=dumps({}), wait=True)
@@ -57,11 +60,25 @@ async def ask(address: str) -> dict[str, int]:
     return dict(answer["result"])
 
 
+def listening(processes: Path = Path("/proc")) -> str | None:
+    """Return where the scheduler among the processes listens; None when there is none."""
+    for file in processes.glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            # it has ended
+            continue
+        if "scheduler" in words and {"--host", "--port"} <= set(words):
+            host, port = (words[words.index(option) + 1] for option in ("--host", "--port"))
+            return f"tcp://{host}:{port}"
+    return None
+
+
 def main() -> int:
     """Print the counts and return 0; of a scheduler that does not say, print why and return 1."""
-    address = sys.argv[1]
+    address = sys.argv[1] if len(sys.argv) > 1 else listening()
     try:
-        print(json.dumps(asyncio.run(ask(address))))
+        print(json.dumps(asyncio.run(ask(address)) if address else NOTHING))
     except Exception as error:  # whatever the cause, it is one line for whoever waits
         print(f"{address}: {type(error).__name__} {error}".strip(), file=sys.stderr)
         return 1
