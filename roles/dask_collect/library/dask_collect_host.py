@@ -91,7 +91,7 @@ JOURNALS = {
 FILES = {
     "host/system.txt": "/etc/os-release",
     "host/limits.txt": "/proc/1/limits",
-    "host/ports.txt": "/proc/sys/net/ipv4/ip_local_port_range",
+    "host/ephemeral-ports.txt": "/proc/sys/net/ipv4/ip_local_port_range",
     "docker/daemon.json": "/etc/docker/daemon.json",
     "docker/registry.yml": "/etc/docker/registry/config.yml",
 }
@@ -276,8 +276,11 @@ class Gatherer:
         """Keep the files that all may read, learn the others, and list both."""
         listing = [f"could not: {self.config_dir} is not there\n"] if not self.config_dir.is_dir() else []
         for name, path, status in self.configuration():
-            listing.append(f"{stat.filemode(status.st_mode)} {status.st_uid}:{status.st_gid} {status.st_size:>9} {path}\n")
-            if not stat.S_ISREG(status.st_mode):
+            listing.append(
+                f"{stat.filemode(status.st_mode)} {status.st_uid}:{status.st_gid} {status.st_size:>9} {path}\n"
+            )
+            # our own programs stand in the checkout
+            if not stat.S_ISREG(status.st_mode) or path.suffix == ".py":
                 continue
             if not status.st_mode & stat.S_IROTH or path.suffix == ".key":
                 with suppress(OSError):

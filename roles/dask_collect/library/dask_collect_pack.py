@@ -64,13 +64,14 @@ hosts:
 {hosts}
 {problems}
 A folder a host: journals (journal/), the engine's settings (docker/), our containers' settings and logs (containers/),
-Dask's configuration and a list of the files beside it (configuration/), facts (host/), and variables.json: the inventory's
-variables of that host. Journals and logs are their ends only. "could not: ..." says why something is missing.
+Dask's configuration and a list of the files beside it (configuration/), facts (host/), and variables.json: the
+inventory's variables of that host. Of journals and logs the end is here. "could not: ..." says why something is missing.
 
-*** stands for what was masked, on the host before it was sent: values of vaulted variables and of variables, settings and options
-that are named like a secret (password, token, secret, key, credential); the registry's password; what stands in files of
-the configuration that not everyone on the host may read; each of these also in base64, URL and JSON spelling; private keys; Authorization headers;
-logins in URLs. Programs can print secrets that none of these rules know: look before you send this to others.
+*** stands for what was masked, on the host before it was sent: vaulted values; values of variables, settings and
+options that are named like a secret (password, token, secret, key, credential); the registry's password; what stands in
+files of the configuration that not everyone on the host may read; each of these in base64, URL and JSON spelling too;
+private keys; Authorization headers; logins in URLs. A program can print a secret that none of these rules knows: look
+before you send this to others.
 """
 
 
@@ -81,7 +82,9 @@ def project_version(project: Path) -> str:
         version = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     with suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(project), "rev-parse", "--short=12", "HEAD"]
-        version += f" ({subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()})"
+        version += (
+            f" ({subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()})"
+        )
     return version
 
 
@@ -163,7 +166,8 @@ def main() -> None:
     path = Path(given["path"])
     mask = Mask(json.loads(base64.b64decode(given["secrets"])))
     reached = sum(bool(result.get("texts")) for result in given["hosts"].values())
-    silent = [f"{host}: nothing was collected: {why(r)}" for host, r in sorted(given["hosts"].items()) if not r.get("texts")]
+    empty = {host: result for host, result in sorted(given["hosts"].items()) if not result.get("texts")}
+    silent = [mask(f"{host}: nothing was collected: {why(result)}") for host, result in empty.items()]
     about = f"{reached} of {len(given['hosts'])} hosts"
     try:
         files = contents(given, mask)
@@ -172,7 +176,7 @@ def main() -> None:
         size = write(path, files)
     except OSError as error:
         module.fail_json(msg=f"{path}: {error.strerror}; choose another with dask_collect_file")
-    module.exit_json(changed=True, lines=[*(mask(line) for line in silent), f"{path}: {size} bytes, {about}"])
+    module.exit_json(changed=True, lines=[*silent, f"{path}: {size} bytes, {about}"])
 
 
 if __name__ == "__main__":
