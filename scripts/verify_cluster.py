@@ -57,6 +57,9 @@ DIAGNOSE_SECONDS = 10.0  # to ask, after a missed deadline, what the workers are
 CLOSE_SECONDS = 5.0
 POLL_SECONDS = 0.2
 WATCHDOG_SECONDS = 30.0  # beyond the budget: the event loop itself is stuck
+ALL_PAIRS, PARTNERS = 16, 8  # up to so many workers all pairs transfer; above, each with so many others
+MEMORY_EXCESS = 1.25  # the memory suite's array, as a multiple of the smallest worker's limit
+MEMORY_BLOCKS = 32  # of that array; a worker's limit must hold several
 IN_FLIGHT_BYTES = 64_000_000  # at most this much of the transfers waits on one worker
 TOP_PRIORITY = 2**52  # plus a random part: on a worker, a task's priority tells whose it is
 
@@ -591,9 +594,15 @@ async def check_pinned(run: Run) -> Detail:
 
 
 def pairs_of(workers: Sequence[Worker]) -> list[tuple[Worker, Worker]]:
-    """Return the directed pairs to try, so ordered that the load is spread: first each to its neighbour, and so on."""
+    """Return the directed pairs to try, so ordered that the load is spread: first each to its neighbour, and so on.
+
+    Above ALL_PAIRS workers each sends to PARTNERS others, near and far ones: all pairs would grow with the square.
+    """
     count = len(workers)
-    return [(workers[i], workers[(i + step) % count]) for step in range(1, count) for i in range(count)]
+    steps: Iterable[int] = range(1, count)
+    if count > ALL_PAIRS:
+        steps = [1 + part * (count - 2) // (PARTNERS - 1) for part in range(PARTNERS)]
+    return [(workers[i], workers[(i + step) % count]) for step in steps for i in range(count)]
 
 
 async def check_transfers(run: Run) -> Detail:
@@ -746,6 +755,74 @@ async def check_sklearn(run: Run) -> Detail:
     return "a random forest through joblib"
 
 
+# --suite memory.
+
+
+@sent
+def random_block(seed: int, size: int) -> Any:
+    """Return a block of the array: random bytes that do not compress, as uint8 of shape (size,)."""
+    return importlib.import_module("numpy").random.default_rng(seed).integers(0, 256, size, dtype="uint8")
+
+
+@sent
+def block_total(block: Any) -> int:
+    """Return the sum of a block."""
+    return int(block.sum(dtype="uint64"))
+
+
+async def check_spill(run: Run) -> Detail:
+    """Hold an array larger than the smallest worker's limit there and reduce it: what does not fit is spilled."""
+    _load("numpy")
+    identity = await run.await_one(run.client.scheduler.identity(n_workers=-1))
+    limits = {worker: int(identity["workers"][worker.address].get("memory_limit") or 0) for worker in run.workers}
+    limited = {worker: limit for worker, limit in limits.items() if limit}
+    if not limited:
+        raise SkipError("no worker has a memory limit")
+    worker = min(limited, key=lambda worker: (limited[worker], worker.name))
+    size = math.ceil(limited[worker] * MEMORY_EXCESS / MEMORY_BLOCKS)
+    seeds = [secrets.randbits(63) for _ in range(MEMORY_BLOCKS)]
+    async with Tasks(run) as tasks:
+        try:
+            blocks = [tasks.submit(random_block, seed, size, on=[worker]) for seed in seeds]
+            await run.await_one(asyncio.gather(*(asyncio.ensure_future(wait_for(block)) for block in blocks)))
+            spilled = await _spilled(run, worker)
+            totals = [tasks.submit(block_total, block, on=[worker]) for block in blocks]
+            values = await run.await_one(run.client.gather(totals))
+        except TimeoutError:
+            raise await missed(run, [worker], f"{MEMORY_BLOCKS} blocks of {size} bytes are not reduced") from None
+    data = {
+        "worker": worker.name,
+        "memory_limit": limited[worker],
+        "bytes": size * MEMORY_BLOCKS,
+        "spilled_bytes": spilled,
+    }
+    expected = await _in_thread(lambda: [block_total(random_block(seed, size)) for seed in seeds])
+    if values != expected:
+        wrong = sum(value != right for value, right in zip(values, expected, strict=True))
+        raise CheckError(f"{wrong} of {MEMORY_BLOCKS} blocks on {worker.name} came back altered", data)
+    what = f"{size * MEMORY_BLOCKS} bytes on {worker.name}, whose limit is {limited[worker]}"
+    if not spilled:
+        raise CheckError(f"{what}: nothing was spilled to disk", data)
+    return f"{what}: {spilled} spilled to disk", data
+
+
+async def _spilled(run: Run, worker: Worker) -> int:
+    """Return the bytes on disk, by the heartbeat that told the scheduler; one may be older than the blocks."""
+    spilled = 0
+    while not spilled and run.left() > run.options.check_timeout / 2:
+        state = await run.await_one(run.client.scheduler.identity(n_workers=-1))
+        spilled = int(state["workers"][worker.address]["metrics"]["spilled_bytes"]["disk"])
+        await asyncio.sleep(POLL_SECONDS)
+    return spilled
+
+
+async def wait_for(future: Any) -> None:
+    """Wait until a task is done; raise what it raised."""
+    await future
+    if future.status != "finished":
+        await future.result()
+
+
 def _load(module: str) -> Any:
     try:
         return importlib.import_module(module)
@@ -796,6 +873,7 @@ SUITES: dict[str, tuple[Check, ...]] = {
         Check("futures", check_futures),
         Check("scikit-learn", check_sklearn),
     ),
+    "memory": (Check("spill", check_spill),),
 }
 
 

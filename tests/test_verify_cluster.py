@@ -53,8 +53,8 @@ class Cluster:
                 self.address = json.loads(text)["address"]
             time.sleep(0.05)
 
-    def start_worker(self, name: str, **environment: str) -> None:
-        options = ["--name", name, "--nthreads", "1", "--memory-limit", "1GB", "--no-dashboard", "--no-nanny"]
+    def start_worker(self, name: str, memory_limit: str = "1GB", **environment: str) -> None:
+        options = ["--name", name, "--nthreads", "1", "--memory-limit", memory_limit, "--no-dashboard", "--no-nanny"]
         self.start(name, "dask_worker", self.address, *options, **environment)
 
     @contextmanager
@@ -349,3 +349,28 @@ def test_wrong_sum_fails_and_is_not_shown_as_the_result(
     assert done.returncode == 1
     assert table(done)["hello-world"] == ("FAILED", "the cluster computed 328350, which is wrong")
     assert "was not computed" in done.stdout.splitlines()[-1]
+
+
+def test_memory_suite_holds_more_than_fits_on_the_smallest_worker(quick: Quick, tmp_path: Path) -> None:
+    with cluster_of(tmp_path, "large") as other:
+        # of less, Python and its libraries alone take so much that the worker pauses
+        other.start_worker("small", memory_limit="512MiB")
+        with other.client() as client:
+            client.wait_for_workers(2, timeout=START_SECONDS)
+        done = quick(other.address, "--suite", "memory", "--transfer-bytes", "1kB")
+    result, detail = table(done)["spill"]
+    assert (done.returncode, result) == (0, "ok")
+    match = re.fullmatch(r"671088640 bytes on small, whose limit is 536870912: (\d+) spilled to disk", detail)
+    assert match
+    assert int(match[1]) > 0
+
+
+def test_above_sixteen_workers_each_transfers_with_eight_others(script: Any) -> None:
+    workers = [script.Worker(f"w{number}", f"tcp://192.0.2.{number}:1") for number in range(40)]
+    assert len(script.pairs_of(workers[:16])) == 16 * 15
+    pairs = script.pairs_of(workers)
+    assert len(set(pairs)) == len(pairs) == 40 * 8
+    for worker in workers:
+        assert sum(source == worker for source, _ in pairs) == sum(target == worker for _, target in pairs) == 8
+    assert all(source != target for source, target in pairs)
+    assert len(set(script.pairs_of(workers[:17]))) == 17 * 8

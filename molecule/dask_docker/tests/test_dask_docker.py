@@ -6,6 +6,8 @@ import pytest
 
 testinfra_hosts = ["ansible://all"]
 NAME = "test-long-runner"
+# systemd allows three starts a minute
+RESTART = "systemctl reset-failed docker.service docker.socket; systemctl restart docker.service"
 
 
 def engine(host):
@@ -43,6 +45,16 @@ def test_ansible_can_drive_it(host):
     host.check_output("python3 -c 'import requests'")
 
 
+def pid(host):
+    return host.check_output("systemctl show --property=MainPID docker.service")
+
+
+def write(host, settings):
+    host.check_output(
+        "echo %s >/etc/docker/daemon.json", settings if isinstance(settings, str) else json.dumps(settings)
+    )
+
+
 @pytest.fixture
 def long_runner(node):
     """A container on worker1, from an image of one file and its libraries: there is no other image yet."""
@@ -55,20 +67,94 @@ def long_runner(node):
     host.check_output(f"docker rmi {NAME}")
 
 
+@pytest.fixture
+def somebodys(node, converge):
+    """worker1's engine as its owner had it: settings of their own, no live-restore, nothing of ours."""
+    host = node("worker1")
+    host.check_output("rm -f /etc/dask-hostnet/docker-daemon.json")
+    write(host, {"debug": True, "log-opts": {"labels": "theirs"}})
+    host.check_output(RESTART)
+    yield host
+    host.check_output("rm -f /etc/docker/daemon.json")
+    converge("--limit", "worker1")
+
+
+def test_somebodys_engine_keeps_its_settings_and_its_containers(somebodys, long_runner, inspect, play, converge):
+    host, process = somebodys, pid(somebodys)
+    before = inspect(host, NAME)["State"]
+    assert before["Running"]
+    assert engine(host)["LiveRestoreEnabled"] is False
+
+    foreseen = converge("--limit", "worker1", "--check", "--diff")
+    assert foreseen.changed["worker1"] > 0
+    assert json.loads(host.file("/etc/docker/daemon.json").content_string).keys() == {"debug", "log-opts"}
+
+    converge("--limit", "worker1")
+    assert pid(host) != process
+    assert json.loads(host.file("/etc/docker/daemon.json").content_string) == {
+        "debug": True,
+        "log-driver": "json-file",
+        "log-opts": {"labels": "theirs", "max-size": "10m", "max-file": "3"},
+        "live-restore": True,
+    }
+    after = inspect(host, NAME)["State"]
+    assert (after["Running"], after["Pid"], after["StartedAt"]) == (True, before["Pid"], before["StartedAt"])
+    assert converge("--limit", "worker1").changed == {"worker1": 0}
+
+
+def test_a_contradiction_is_refused_by_its_key(somebodys, play):
+    host, process = somebodys, pid(somebodys)
+    theirs = {"log-driver": "journald", "log-opts": {"max-size": "1g"}}
+    for settings, *words in (
+        (
+            theirs,
+            'worker1: /etc/docker/daemon.json: log-driver is "journald", and would become "json-file"; log-opts.',
+            "Take that out of it, or write its value into dask_docker_daemon_options",
+        ),
+        ("{no json", "worker1: /etc/docker/daemon.json: Expecting property name", "Mend it"),
+    ):
+        write(host, settings)
+        content = host.file("/etc/docker/daemon.json").content_string
+        run = play("--limit", "worker1")
+        assert run.status != 0
+        run.says(*words)
+        assert run.changed == {"worker1": 0}
+        assert host.file("/etc/docker/daemon.json").content_string == content
+        assert pid(host) == process
+
+
+def test_where_live_restore_cannot_be_had_the_containers_are_named(somebodys, long_runner, inspect, play):
+    host, process = somebodys, pid(somebodys)
+    before = inspect(host, NAME)["State"]["Pid"]
+    # in swarm mode an engine cannot keep containers through its restart
+    host.check_output("docker swarm init --advertise-addr 127.0.0.1 --listen-addr 127.0.0.1")
+    try:
+        run = play("--limit", "worker1")
+        assert run.status != 0
+        run.says(
+            "worker1: live-restore could not be switched on",
+            f"the engine's restart would end {NAME}. End them, or let them be ended with -e dask_docker_allow_restart",
+        )
+        # a restart by somebody else must not find what was refused
+        assert "live-restore" not in host.file("/etc/docker/daemon.json").content_string
+        assert (pid(host), inspect(host, NAME)["State"]["Pid"]) == (process, before)
+    finally:
+        host.check_output("docker swarm leave --force")
+
+
 def test_a_changed_setting_restarts_the_engine_and_no_container(long_runner, inspect, play, converge):
     host = long_runner
     before = inspect(host, NAME)
     assert before["HostConfig"]["LogConfig"] == {"Type": "json-file", "Config": {"max-file": "3", "max-size": "10m"}}
-    started = host.check_output("systemctl show --property=MainPID docker.service")
+    started = pid(host)
 
     changed = {"log-driver": "json-file", "log-opts": {"max-size": "7m", "max-file": "4"}, "live-restore": True}
     # a run that ends between the file and the engine is made good by the next
-    assert (
-        play("--limit", "worker1", dask_docker_daemon_config=changed, dask_docker_packages=["test-no-such"]).status != 0
-    )
-    assert host.check_output("systemctl show --property=MainPID docker.service") == started
-    converge("--limit", "worker1", dask_docker_daemon_config=changed)
-    assert host.check_output("systemctl show --property=MainPID docker.service") != started
+    failing = {"dask_docker_daemon_options": changed, "dask_docker_module_packages": ["test-no-such"]}
+    assert play("--limit", "worker1", **failing).status != 0
+    assert pid(host) == started
+    converge("--limit", "worker1", dask_docker_daemon_options=changed)
+    assert pid(host) != started
     after = inspect(host, NAME)
     assert after["State"]["Running"]
     assert (after["State"]["Pid"], after["State"]["StartedAt"]) == (

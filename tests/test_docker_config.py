@@ -1,0 +1,92 @@
+"""daemon.json on a host that has one: the owner's keys stay, ours come and go, a contradiction is named."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PLUGIN = Path(__file__).parent.parent / "roles/dask_docker/filter_plugins/dask_docker.py"
+OURS = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}, "live-restore": True}
+
+
+@pytest.fixture(scope="session")
+def plugin() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("dask_docker", PLUGIN)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("found", "ours", "recorded", "expected"),
+    [
+        ({}, OURS, {}, OURS),
+        (OURS, OURS, OURS, OURS),
+        ({"debug": False, "hosts": []}, {}, {}, {"debug": False, "hosts": []}),
+        ({"data-root": "/big", "debug": True}, OURS, {}, {"data-root": "/big", "debug": True} | OURS),
+        (
+            {"log-opts": {"labels": "a"}},
+            {"log-opts": {"max-file": "3"}},
+            {},
+            {"log-opts": {"labels": "a", "max-file": "3"}},
+        ),
+        # ours changed
+        (
+            {"log-opts": {"max-file": "3"}},
+            {"log-opts": {"max-file": "4"}},
+            {"log-opts": {"max-file": "3"}},
+            {"log-opts": {"max-file": "4"}},
+        ),
+        # ours no more
+        ({"live-restore": True, "debug": True}, {}, {"live-restore": True}, {"debug": True}),
+        (
+            {"log-opts": {"labels": "a", "max-file": "3"}},
+            {},
+            {"log-opts": {"max-file": "3"}},
+            {"log-opts": {"labels": "a"}},
+        ),
+        ({"log-opts": {"max-file": "3"}, "debug": True}, {}, {"log-opts": {"max-file": "3"}}, {"debug": True}),
+        # ours once, the owner's since
+        ({"live-restore": False}, {}, {"live-restore": True}, {"live-restore": False}),
+    ],
+)
+def test_the_owners_settings_stay(
+    plugin: ModuleType, found: dict[str, Any], ours: dict[str, Any], recorded: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert plugin.dask_docker_merge(found, ours, recorded) == expected
+    assert plugin.dask_docker_merge(expected, ours, ours) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "recorded", "expected"),
+    [
+        ({}, {}, []),
+        (OURS, {}, []),
+        ({"debug": True}, {}, []),
+        ({"log-driver": "journald"}, {}, ['log-driver is "journald", and would become "json-file"']),
+        ({"live-restore": False}, {}, ["live-restore is false, and would become true"]),
+        ({"log-opts": {"max-size": "1g"}}, {}, ['log-opts.max-size is "1g", and would become "10m"']),
+        ({"log-opts": "none"}, {}, None),
+        # what we wrote is ours to change; what somebody wrote over it is not
+        ({"log-opts": {"max-size": "7m"}}, {"log-opts": {"max-size": "7m"}}, []),
+        (
+            {"log-opts": {"max-size": "8m"}},
+            {"log-opts": {"max-size": "7m"}},
+            ['log-opts.max-size is "8m", and would become "10m"'],
+        ),
+    ],
+)
+def test_a_contradiction_is_named(
+    plugin: ModuleType, found: dict[str, Any], recorded: dict[str, Any], expected: list[str] | None
+) -> None:
+    lines = plugin.dask_docker_contradictions(found, OURS, recorded)
+    if expected is None:
+        assert lines[0].startswith('log-opts is "none", and would become {')
+    else:
+        assert lines == expected
