@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ansible._internal._datatag._tags import Origin, SourceWasEncrypted
+from ansible.errors import AnsibleFilterError
 from ansible.parsing.vault import VaultHelper
 
 SHOWN = ("dask_", "hostnet_")
@@ -92,6 +94,9 @@ def dask_collect_secrets(hostvars: Any, hosts: Iterable[str]) -> list[Any]:
     Args:
         hostvars: Ansible's `hostvars`.
         hosts: names of hosts.
+
+    Raises:
+        AnsibleFilterError: a vaulted value cannot be decrypted.
     """
     secrets: set[str] = set()
     seen: dict[str, bool] = {}
@@ -99,13 +104,16 @@ def dask_collect_secrets(hostvars: Any, hosts: Iterable[str]) -> list[Any]:
         for name, raw in hostvars.raw_get(host).items():
             if name in FACTS:
                 continue
-            found = list(_vaulted(raw, seen))
-            try:
-                secrets |= {text for one in found for text in MASKING.values(_plain(one))}
+            for one in _vaulted(raw, seen):
+                try:
+                    secrets |= set(MASKING.values(_plain(one)))
+                except Exception as error:
+                    # what is not known cannot be masked
+                    said = f"{host}: {name} cannot be decrypted, so it could not be masked: give the vault's password"
+                    raise AnsibleFilterError(said) from error
+            # one that cannot be evaluated is shown nowhere either
+            with suppress(ValueError):
                 secrets |= set(MASKING.found({name: _evaluated(hostvars, host, name)}))
-            # one that cannot be decrypted or evaluated is shown nowhere either
-            except Exception:  # noqa: S112
-                continue
     return sorted(secrets)
 
 

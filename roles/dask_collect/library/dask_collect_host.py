@@ -54,9 +54,18 @@ LOGS = 32 * 2**20
 SMALLEST_LOG = 2**16
 LARGEST_SECRET = 2**16
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
-PACKAGES = (
-    "docker*", "containerd*", "runc", "python3", "python3-requests", "nftables", "iptables", "systemd", "libc6", "linux-image-*"
-)  # fmt: skip
+PACKAGES = [
+    "docker*",
+    "containerd*",
+    "runc",
+    "python3",
+    "python3-requests",
+    "nftables",
+    "systemd",
+    "libc6",
+    "linux-image-*",
+]
+CONTAINERS = "table {{.ID}}\t{{.Image}}\t{{.Names}}\t{{.Status}}"
 # who logged in, and what they typed, helps nobody
 LOGINS = re.compile(r"^\S+ \S+ (?:sshd|sshd-session|sudo|su|login|systemd-logind|CRON)(?:\[|:)")
 COMMANDS = {
@@ -79,8 +88,8 @@ COMMANDS = {
     "docker/info.txt": ["docker", "info"],
     "docker/images.txt": ["docker", "images", "--digests"],
     # no commands: other people's may hold their secrets
-    "docker/containers.txt": ["docker", "ps", "--all", "--no-trunc", "--format", "table {{.ID}}\t{{.Image}}\t{{.Names}}\t{{.Status}}"],
-}  # fmt: skip
+    "docker/containers.txt": ["docker", "ps", "--all", "--no-trunc", "--format", CONTAINERS],
+}
 JOURNALS = {
     "journal/docker.txt": ["--unit", "docker.service"],
     "journal/docker-registry.txt": ["--unit", "docker-registry.service"],
@@ -99,7 +108,7 @@ FILES = {
 ANSWERS = {"systemctl": (0, 3, 4), "dpkg-query": (0, 1)}
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A source that cannot be read; the text says why."""
 
 
@@ -107,11 +116,11 @@ def tail(command: list[str], deadline: float, largest: int) -> str:
     """Run a command and return the end of what it prints, whole lines, at most `largest` bytes.
 
     Raises:
-        Unavailable: it is not there, fails, or is not done in `deadline` seconds.
+        UnavailableError: it is not there, fails, or is not done in `deadline` seconds.
     """
     where = shutil.which(command[0], path=PATH)
     if not where:
-        raise Unavailable(f"{command[0]} is not installed")
+        raise UnavailableError(f"{command[0]} is not installed")
     child = subprocess.Popen(
         [where, *command[1:]],
         stdin=subprocess.DEVNULL,
@@ -127,7 +136,7 @@ def tail(command: list[str], deadline: float, largest: int) -> str:
             ready.register(output, selectors.EVENT_READ)
             while True:
                 if not ready.select(max(0.0, end - time.monotonic())):
-                    raise Unavailable(f"{' '.join(command[:2])}: not done in {deadline:g} s")
+                    raise UnavailableError(f"{' '.join(command[:2])}: not done in {deadline:g} s")
                 part = os.read(output.fileno(), 2**16)
                 if not part:
                     break
@@ -138,7 +147,7 @@ def tail(command: list[str], deadline: float, largest: int) -> str:
         try:
             status = child.wait(max(0.1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise Unavailable(f"{' '.join(command[:2])}: not done in {deadline:g} s") from None
+            raise UnavailableError(f"{' '.join(command[:2])}: not done in {deadline:g} s") from None
     finally:
         if child.poll() is None:
             with suppress(ProcessLookupError):
@@ -146,12 +155,12 @@ def tail(command: list[str], deadline: float, largest: int) -> str:
             child.wait()
     text = whole_lines(kept, largest, cut=cut)
     if status not in ANSWERS.get(command[0], (0,)):
-        raise Unavailable(f"{' '.join(command[:2])}: exit status {status}: {text.strip()[-500:]}")
+        raise UnavailableError(f"{' '.join(command[:2])}: exit status {status}: {text.strip()[-500:]}")
     return text
 
 
 def whole_lines(data: bytes, largest: int, *, cut: bool = False) -> str:
-    """Return the last `largest` bytes as text, without the line that the cut went through: half a secret is not found."""
+    """Return the last `largest` bytes as text, less the line that was cut: half a secret is not found."""
     if cut or len(data) > largest:
         _, _, data = data[-largest:].partition(b"\n")
         return f"(only the end, {len(data)} bytes)\n" + data.decode(errors="replace")
@@ -162,7 +171,7 @@ def last_bytes(path: str, largest: int) -> str:
     """Return the end of a file, whole lines.
 
     Raises:
-        Unavailable: it cannot be read.
+        UnavailableError: it cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
@@ -170,7 +179,7 @@ def last_bytes(path: str, largest: int) -> str:
             file.seek(max(0, size - largest))
             return whole_lines(file.read(largest), largest, cut=size > largest)
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from error
+        raise UnavailableError(f"{path}: {error.strerror}") from error
 
 
 def without_logins(text: str) -> str:
@@ -191,8 +200,9 @@ def hide(container: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     environment = dict(entry.partition("=")[::2] for entry in config.get("Env") or [])
     secrets += found(environment)
     config["Env"] = [f"{name}={MASK if is_secret(name) else value}" for name, value in environment.items()]
-    for words in (config.get("Cmd"), config.get("Entrypoint"), container.get("Args")):
-        for i, word in enumerate(words or []):
+    commands: list[list[str]] = [config.get("Cmd") or [], config.get("Entrypoint") or [], container.get("Args") or []]
+    for words in commands:
+        for i, word in enumerate(words):
             name, given, value = word.partition("=")
             if not name.startswith("-") or not is_secret(name):
                 continue
@@ -241,7 +251,7 @@ class Gatherer:
         """Keep what `read` returns under a name, or why there is nothing."""
         try:
             text: str = read(*arguments)
-        except (Unavailable, OSError, ValueError) as error:
+        except (UnavailableError, OSError, ValueError) as error:
             text = f"could not: {error}\n"
             self.problems.append(f"{name}: {error}")
         self.texts[name] = text
@@ -304,7 +314,7 @@ class Gatherer:
         containers: list[dict[str, Any]] = []
         try:
             containers = self.containers()
-        except (Unavailable, ValueError) as error:
+        except (UnavailableError, ValueError) as error:
             self.problems.append(f"containers: {error}")
             self.texts["containers/FAILED.txt"] = f"could not: {error}\n"
         share = max(SMALLEST_LOG, min(self.largest, LOGS // max(1, len(containers))))

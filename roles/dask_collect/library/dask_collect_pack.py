@@ -65,7 +65,7 @@ hosts:
 {problems}
 A folder a host: journals (journal/), the engine's settings (docker/), our containers' settings and logs (containers/),
 Dask's configuration and a list of the files beside it (configuration/), facts (host/), and variables.json: the
-inventory's variables of that host. Of journals and logs the end is here. "could not: ..." says why something is missing.
+inventory's variables of that host. Of journals and logs the end is here. "could not: ..." says why one is missing.
 
 *** stands for what was masked, on the host before it was sent: vaulted values; values of variables, settings and
 options that are named like a secret (password, token, secret, key, credential); the registry's password; what stands in
@@ -103,7 +103,8 @@ def why(result: Mapping[str, Any]) -> str:
 
 def contents(given: Mapping[str, Any], mask: Mask) -> dict[str, str]:
     """Return everything that goes into the archive, by path."""
-    hosts, problems, files = [], [], {}
+    hosts, problems = [], []
+    files: dict[str, str] = {}
     for host, result in sorted(given["hosts"].items()):
         texts = texts_of(result)
         hosts.append(f"  {host}: " + (f"{len(texts)} files" if texts else f"nothing, {why(result)}"))

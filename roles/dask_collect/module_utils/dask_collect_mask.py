@@ -57,7 +57,7 @@ def is_secret(name: str) -> bool:
 
 
 def values(secret: Any) -> Iterator[str]:
-    """Yield the texts in a value, however deep in lists and dicts; a number counts with six digits, no word of settings."""
+    """Yield the texts in a value, however deep in lists and dicts: numbers from six digits on, no words of settings."""
     if isinstance(secret, Mapping):
         for value in secret.values():
             yield from values(value)
