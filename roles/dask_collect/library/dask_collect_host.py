@@ -79,7 +79,8 @@ COMMANDS = {
     "host/addresses.txt": ["ip", "-brief", "address"],
     "host/routes.txt": ["ip", "route"],
     "host/sockets.txt": ["ss", "--listening", "--tcp", "--numeric", "--processes"],
-    "host/clock.txt": ["timedatectl"],
+    # not timedatectl: that starts a service with a folder of its own in /tmp
+    "host/clock.txt": ["date", "--utc", "--iso-8601=ns"],
     "host/units.txt": ["systemctl", "list-units", "--failed", "--plain", "--no-pager"],
     "host/services.txt": ["systemctl", "status", "docker", "docker-registry", "containerd", "--lines=0", "--no-pager"],
     "host/packages.txt": ["dpkg-query", "--show", *PACKAGES],

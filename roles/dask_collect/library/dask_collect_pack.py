@@ -70,8 +70,8 @@ inventory's variables of that host. Of journals and logs the end is here. "could
 *** stands for what was masked, on the host before it was sent: vaulted values; values of variables, settings and
 options that are named like a secret (password, token, secret, key, credential); the registry's password; what stands in
 files of the configuration that not everyone on the host may read; each of these in base64, URL and JSON spelling too;
-private keys; Authorization headers; logins in URLs. A program can print a secret that none of these rules knows: look
-before you send this to others.
+private keys; Authorization headers; logins in URLs. What only one host keeps secret is not known to the others, and a
+program can print a secret that none of these rules knows: look before you send this to others.
 """
 
 
