@@ -6,7 +6,7 @@ A value is a secret when it is vaulted, by itself or with its whole file, or whe
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,8 @@ from ansible.parsing.vault import VaultHelper
 
 SHOWN = ("dask_", "hostnet_")
 SHOWN_TOO = ("ansible_host", "ansible_port", "ansible_user", "ansible_connection", "ansible_become", "group_names")
+# ours, while it runs
+HIDDEN = ("dask_collect_", "hostnet_collect_")
 # what Ansible itself adds
 FACTS = ("ansible_facts", "ansible_local", "groups", "hostvars", "omit", "vars")
 VAULT = b"$ANSIBLE_VAULT"
@@ -75,14 +77,23 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
-def _evaluated(hostvars: Any, host: str, name: str) -> Any:
-    """Return a host's variable with its expressions evaluated.
+def _masked(value: Any, mask: Callable[[str], str]) -> Any:
+    """Return a plain value with each text in it masked."""
+    if isinstance(value, dict):
+        return {key: _masked(one, mask) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_masked(one, mask) for one in value]
+    return mask(value) if isinstance(value, str) else value
+
+
+def _evaluated(view: Mapping[str, Any], name: str) -> Any:
+    """Return a host's variable, `view` being its `hostvars`, with its expressions evaluated.
 
     Raises:
         ValueError: it cannot be, for an undefined name or a missing vault password.
     """
     try:
-        return _plain(hostvars[host][name])
+        return _plain(view[name])
     # whatever Ansible raises: one bad variable is no reason to collect nothing
     except Exception as error:
         raise ValueError(" ".join(str(error).split())) from error
@@ -101,6 +112,7 @@ def dask_collect_secrets(hostvars: Any, hosts: Iterable[str]) -> list[Any]:
     secrets: set[str] = set()
     seen: dict[str, bool] = {}
     for host in hosts:
+        view = hostvars[host]
         for name, raw in hostvars.raw_get(host).items():
             if name in FACTS:
                 continue
@@ -113,32 +125,34 @@ def dask_collect_secrets(hostvars: Any, hosts: Iterable[str]) -> list[Any]:
                     raise AnsibleFilterError(said) from error
             # one that cannot be evaluated is shown nowhere either
             with suppress(ValueError):
-                secrets |= set(MASKING.found({name: _evaluated(hostvars, host, name)}))
+                secrets |= set(MASKING.found({name: _evaluated(view, name)}))
     return sorted(secrets)
 
 
-def dask_collect_variables(hostvars: Any, hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
+def dask_collect_variables(hostvars: Any, hosts: Iterable[str], secrets: Iterable[Any]) -> dict[str, dict[str, Any]]:
     """Return each host's variables of ours, as the inventory gives them, without those that are secrets.
 
     Args:
         hostvars: Ansible's `hostvars`.
         hosts: names of hosts.
+        secrets: what to mask in values that were put together from others.
     """
+    mask = MASKING.Mask(secrets)
     seen: dict[str, bool] = {}
     shown: dict[str, dict[str, Any]] = {}
     for host in hosts:
-        shown[host] = {}
+        view, shown[host] = hostvars[host], {}
         for name, raw in sorted(hostvars.raw_get(host).items()):
             # a role's or a playbook's picture of other hosts is no variable of this one
-            if not (name.startswith(SHOWN) or name in SHOWN_TOO) or name.startswith("dask_collect_"):
+            if not (name.startswith(SHOWN) or name in SHOWN_TOO) or name.startswith(HIDDEN):
                 continue
             if MASKING.is_secret(name) or any(True for _ in _vaulted(raw, seen)):
                 shown[host][name] = MASKING.MASK
                 continue
             try:
-                shown[host][name] = MASKING.hidden(_evaluated(hostvars, host, name))
+                shown[host][name] = _masked(MASKING.hidden(_evaluated(view, name)), mask)
             except ValueError as error:
-                shown[host][name] = f"could not: {error}"
+                shown[host][name] = mask(f"could not: {error}")
     return shown
 
 

@@ -113,6 +113,10 @@ class UnavailableError(Exception):
     """A source that cannot be read; the text says why."""
 
 
+class LateError(UnavailableError):
+    """A source that takes too long."""
+
+
 def tail(command: list[str], deadline: float, largest: int) -> str:
     """Run a command and return the end of what it prints, whole lines, at most `largest` bytes.
 
@@ -137,7 +141,7 @@ def tail(command: list[str], deadline: float, largest: int) -> str:
             ready.register(output, selectors.EVENT_READ)
             while True:
                 if not ready.select(max(0.0, end - time.monotonic())):
-                    raise UnavailableError(f"{' '.join(command[:2])}: not done in {deadline:g} s")
+                    raise LateError(f"{' '.join(command[:2])}: not done in {deadline:g} s")
                 part = os.read(output.fileno(), 2**16)
                 if not part:
                     break
@@ -148,7 +152,7 @@ def tail(command: list[str], deadline: float, largest: int) -> str:
         try:
             status = child.wait(max(0.1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise UnavailableError(f"{' '.join(command[:2])}: not done in {deadline:g} s") from None
+            raise LateError(f"{' '.join(command[:2])}: not done in {deadline:g} s") from None
     finally:
         if child.poll() is None:
             with suppress(ProcessLookupError):
@@ -247,6 +251,7 @@ class Gatherer:
         self.secrets = list(secrets)
         self.texts: dict[str, str] = {}
         self.problems: list[str] = []
+        self.silent: set[str] = set()
 
     def keep(self, name: str, read: Any, *arguments: Any) -> str:
         """Keep what `read` returns under a name, or why there is nothing."""
@@ -259,16 +264,33 @@ class Gatherer:
         return text
 
     def run(self, command: list[str], largest: int | None = None) -> str:
-        """Return the end of what a command prints."""
-        return tail(command, self.deadline, largest or self.largest)
+        """Return the end of what a command prints; a program that was once not done in time is not asked again."""
+        if command[0] in self.silent:
+            raise UnavailableError(f"{' '.join(command[:2])}: {command[0]} was not done in time before")
+        try:
+            return tail(command, self.deadline, largest or self.largest)
+        except LateError:
+            self.silent.add(command[0])
+            raise
 
-    def containers(self) -> list[dict[str, Any]]:
-        """Return the settings of all containers of the host; their secrets are learnt."""
+    def inspected(self, attempts: int = 3) -> list[dict[str, Any]]:
+        """Return what the engine says of all containers; one that goes meanwhile makes it ask again."""
         listed = self.run(["docker", "ps", "--all", "--quiet", "--no-trunc"], LOGS).split()
         if not listed:
             return []
+        try:
+            text = self.run(["docker", "inspect", "--type", "container", *listed], LOGS)
+        except UnavailableError:
+            if attempts == 1:
+                raise
+            return self.inspected(attempts - 1)
+        found_ones: list[dict[str, Any]] = json.loads(text)
+        return found_ones
+
+    def containers(self) -> list[dict[str, Any]]:
+        """Return the settings of all containers of the host; their secrets are learnt."""
         shown = []
-        for container in json.loads(self.run(["docker", "inspect", "--type", "container", *listed], LOGS)):
+        for container in self.inspected():
             masked, secrets = hide(container)
             self.secrets += secrets
             labels = (masked.get("Config") or {}).get("Labels") or {}
