@@ -247,10 +247,12 @@ def test_logins_are_left_out_of_the_journal(modules: dict[str, ModuleType]) -> N
 def test_files_that_not_all_may_read_are_learnt_and_not_shown(modules: dict[str, ModuleType], tmp_path: Path) -> None:
     (tmp_path / "docker").mkdir()
     files = {
-        "dask.yaml": ("where: x-file-secret and x-login-secret\n", 0o644),
+        "dask.yaml": ("where: x-file-secret and x-login-secret and x-inside\n", 0o644),
         "secret": ("x-file-secret\n", 0o400),
         "docker/config.json": (json.dumps({"auths": {"h": {"auth": coded("dask:x-login-secret")}}}), 0o600),
+        "account.json": ('{"deep": [{"id": "x-inside"}]}', 0o400),
         "tls.key": (KEY, 0o644),
+        "large": ("x" * 70_000, 0o600),
     }
     for name, (text, mode) in files.items():
         (tmp_path / name).write_text(text)
@@ -258,8 +260,10 @@ def test_files_that_not_all_may_read_are_learnt_and_not_shown(modules: dict[str,
     gatherer = modules["host"].Gatherer(str(tmp_path), 10, 10_000, 20, [])
     gatherer.gather_configuration()
     assert sorted(gatherer.texts) == ["configuration/FILES.txt", "configuration/dask.yaml"]
+    (problem,) = gatherer.problems
+    assert problem.startswith("configuration/large: not masked elsewhere: ")
     mask = modules["host"].Mask(gatherer.secrets)
-    assert mask(gatherer.texts["configuration/dask.yaml"]) == "where: *** and ***\n"
+    assert mask(gatherer.texts["configuration/dask.yaml"]) == "where: *** and *** and ***\n"
     assert mask("here: " + KEY_LINES[2] + " x") == "here: *** x"
     for name in files:
         assert name in gatherer.texts["configuration/FILES.txt"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dask_collect_mask import MASK, Mask, found, is_secret
+from ansible.module_utils.dask_collect_mask import MASK, Mask, found, is_secret, values
 
 DOCUMENTATION = r"""
 module: dask_collect_host
@@ -221,9 +221,13 @@ def hide(container: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def secret_file(path: Path) -> list[str]:
-    """Return what of a file that not all may read must not be seen: its text, or the values of its JSON."""
+    """Return what of a file that not all may read must not be seen: its text, or the values of its JSON.
+
+    Raises:
+        UnavailableError: it is larger than any secret.
+    """
     if path.stat().st_size > LARGEST_SECRET:
-        return []
+        raise UnavailableError(f"{path} is too large to look for in other texts")
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         content = json.loads(text)
@@ -236,7 +240,7 @@ def secret_file(path: Path) -> list[str]:
     for login in logins:
         with suppress(ValueError):
             passwords.append(base64.b64decode(login).decode(errors="replace").partition(":")[2])
-    return [*found(content), *logins, *passwords]
+    return [*values(content), *passwords]
 
 
 class Gatherer:
@@ -316,8 +320,10 @@ class Gatherer:
             if not stat.S_ISREG(status.st_mode) or path.suffix == ".py":
                 continue
             if not status.st_mode & stat.S_IROTH or path.suffix == ".key":
-                with suppress(OSError):
+                try:
                     self.secrets += secret_file(path)
+                except (UnavailableError, OSError) as error:
+                    self.problems.append(f"{name}: not masked elsewhere: {error}")
             else:
                 self.keep(name, last_bytes, str(path), self.largest)
         self.texts["configuration/FILES.txt"] = "".join(listing)
