@@ -339,7 +339,7 @@ dask_workers:
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Callable[[str], Any]:
+def ask(tmp_path: Path) -> Callable[..., Any]:
     """Evaluate an expression over an inventory with two vaulted files."""
     variables = tmp_path / "group_vars/all"
     variables.mkdir(parents=True)
@@ -351,31 +351,39 @@ def ask(tmp_path: Path) -> Callable[[str], Any]:
         "ANSIBLE_CONFIG": str(ROLE.parents[1] / "ansible.cfg"),
     }
 
-    def run(*command: str) -> str:
+    def run(*command: str, status: int = 0) -> str:
         tool = Path(sys.executable).parent / command[0]
         done = subprocess.run([tool, *command[1:]], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr if status else done.stdout
 
     inline = run("ansible-vault", "encrypt_string", "x-inline", "--name", "dask_plainly")
     (variables / "one.yml").write_text(f"{inline}\ndask_uses_it: 'at {{{{ dask_plainly }}}}'\n")
     (variables / "whole.yml").write_text("dask_harmless: {a: [x-whole-file]}\n")
     run("ansible-vault", "encrypt", str(variables / "whole.yml"))
 
-    def evaluate(expression: str) -> Any:
+    def evaluate(expression: str, status: int = 0) -> Any:
         message = "-amsg={{ " + expression + " | to_json }}"
-        said = run("ansible", "-i", str(tmp_path / "hosts.yml"), "w1", "-c", "local", "-o", "-m", "debug", message)
-        return json.loads(json.loads(said.partition("=> ")[2])["msg"])
+        hosts = str(tmp_path / "hosts.yml")
+        said = run("ansible", "-i", hosts, "w1", "-c", "local", "-o", "-m", "debug", message, status=status)
+        return said if status else json.loads(json.loads(said.partition("=> ")[2])["msg"])
 
     return evaluate
 
 
-def test_the_inventorys_secrets_are_found(ask: Callable[[str], Any]) -> None:
+def test_the_inventorys_secrets_are_found(ask: Callable[..., Any]) -> None:
     found = set(ask("hostvars | dask_collect_secrets(groups['all'])"))
     assert found == {"x-inline", "x-whole-file", "x-template", "x-environment", "x-in-url", "x-named"}
 
 
-def test_the_inventory_is_shown_without_them(ask: Callable[[str], Any]) -> None:
+def test_what_cannot_be_decrypted_stops_the_run(ask: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "group_vars/all/whole.yml").unlink()
+    (tmp_path / "word").write_text("another-word")
+    said = " ".join(ask("hostvars | dask_collect_secrets(groups['all'])", status=2).split())
+    assert "w1: dask_plainly cannot be decrypted, so it could not be masked: give the vault's password" in said
+
+
+def test_the_inventory_is_shown_without_them(ask: Callable[..., Any]) -> None:
     shown = ask("hostvars | dask_collect_variables(groups['all'], ['x-inline'])")["w1"]
     assert (shown["dask_plainly"], shown["dask_harmless"], shown["dask_worker_secrets"]) == ("***", "***", "***")
     assert (shown["ansible_host"], shown["dask_worker_nthreads"], shown["dask_cluster_name"]) == ("192.0.2.1", 2, "2-x")

@@ -235,9 +235,9 @@ def secret_file(path: Path) -> list[str]:
         return [text]
     if not isinstance(content, dict):
         return [text]
-    logins = [login.get("auth", "") for login in (content.get("auths") or {}).values() if isinstance(login, dict)]
     passwords = []
-    for login in logins:
+    # Docker's login: base64 of user:password
+    for login in values(content.get("auths")):
         with suppress(ValueError):
             passwords.append(base64.b64decode(login).decode(errors="replace").partition(":")[2])
     return [*values(content), *passwords]
