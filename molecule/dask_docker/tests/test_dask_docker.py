@@ -126,8 +126,10 @@ def test_a_contradiction_is_refused_by_its_key(somebodys, play):
 def test_where_live_restore_cannot_be_had_the_containers_are_named(somebodys, long_runner, inspect, play):
     host, process = somebodys, pid(somebodys)
     before = inspect(host, NAME)["State"]["Pid"]
-    # in swarm mode an engine cannot keep containers through its restart
-    host.check_output("docker swarm init --advertise-addr 127.0.0.1 --listen-addr 127.0.0.1")
+    unit = "/run/systemd/system/docker.service.d"
+    host.check_output(f"mkdir -p {unit}")
+    host.check_output(f"printf '[Service]\\nExecReload=\\nExecReload=/bin/true\\n' >{unit}/no-reload.conf")
+    host.check_output("systemctl daemon-reload")
     try:
         run = play("--limit", "worker1")
         assert run.status != 0
@@ -138,6 +140,20 @@ def test_where_live_restore_cannot_be_had_the_containers_are_named(somebodys, lo
         # a restart by somebody else must not find what was refused
         assert "live-restore" not in host.file("/etc/docker/daemon.json").content_string
         assert (pid(host), inspect(host, NAME)["State"]["Pid"]) == (process, before)
+    finally:
+        host.check_output(f"rm {unit}/no-reload.conf && systemctl daemon-reload")
+
+
+def test_swarm_mode_is_refused(somebodys, play):
+    """Live-restore would be taken up, and the engine would not start again."""
+    host, process = somebodys, pid(somebodys)
+    host.check_output("docker swarm init --advertise-addr 127.0.0.1 --listen-addr 127.0.0.1")
+    try:
+        run = play("--limit", "worker1")
+        assert run.status != 0
+        run.says("worker1: its engine is in swarm mode, which excludes live-restore: docker swarm leave")
+        assert run.changed == {"worker1": 0}
+        assert pid(host) == process
     finally:
         host.check_output("docker swarm leave --force")
 

@@ -75,9 +75,10 @@ def running() -> dict[str, Any]:
         info = engine.ask("/info")
         containers = engine.ask("/containers/json")
     except (OSError, http.client.HTTPException, ValueError):
-        return {"answers": False, "live_restore": False, "containers": []}
+        return {"answers": False, "swarm": False, "live_restore": False, "containers": []}
     return {
         "answers": True,
+        "swarm": info.get("Swarm", {}).get("LocalNodeState", "inactive") != "inactive",
         "live_restore": bool(info.get("LiveRestoreEnabled")),
         "containers": sorted(each["Names"][0].lstrip("/") for each in containers),
     }
