@@ -49,8 +49,18 @@ class Run:
         return {found[0]: int(found[2]) for found in RECAP.findall(self.output)}
 
 
-def playbook(name: str, *arguments: str, inventory: str = str(INVENTORY), until: Callable[[], bool] = bool) -> Run:
-    """Run a playbook as an operator does; as soon as `until` is true, kill it with all that it started."""
+def playbook(
+    name: str, *arguments: str, inventory: str = str(INVENTORY), until: Callable[[], bool] = bool, **variables: str
+) -> Run:
+    """Run a playbook as an operator does; as soon as `until` is true, kill it with all that it started.
+
+    Args:
+        name: of the playbook, from the checkout.
+        arguments: of ansible-playbook.
+        inventory: the operator's.
+        until: the condition.
+        variables: of the environment.
+    """
     # molecule's own settings stay out of it
     environment = {
         name: value
@@ -64,7 +74,7 @@ def playbook(name: str, *arguments: str, inventory: str = str(INVENTORY), until:
         running = psutil.Popen(
             command,
             cwd=ROOT,
-            env={**environment, "NO_COLOR": "1"},
+            env={**environment, "NO_COLOR": "1", **variables},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,7 +1,9 @@
 """The cluster as its operator lives with it, in this order, once in the nodes' life."""
 
 import json
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import yaml
@@ -68,8 +70,8 @@ def test_a_tag_is_refused_before_anything_is_touched() -> None:
     tag = image().partition("@")[0] + ":latest"
     run = playbook("site.yml", "-e", f"dask_cluster_image={tag}")
     assert run.status == 2
-    for host in FIRST:
-        assert run.says(f"{host}: dask_cluster_image is '{tag}'; it must be registry/name@sha256:")
+    assert run.says("1 problem; nothing was changed")
+    assert run.says(f"{', '.join(FIRST)} dask_cluster_image '{tag}' it must be registry/name@sha256:")
     assert run.says("run playbooks/image.yml")
     assert set(run.changed.values()) == {0}
     assert identities(*FIRST) == before
@@ -210,10 +212,69 @@ def test_every_suite_of_the_verification_passes() -> None:
     run = playbook(
         "playbooks/verify.yml",
         "-e",
-        json.dumps({"dask_container_verify_arguments": ["--suite", "collections", "--strict"]}),
+        json.dumps({"dask_container_verify_arguments": ["--suite", "collections", "--suite", "memory", "--strict"]}),
     )
     assert run.status == 0
     assert run.says(RESULT)
-    for check in ("hello-world", "transfers", "array", "dataframe", "bag", "delayed", "futures", "scikit-learn"):
+    for check in (
+        "hello-world",
+        "transfers",
+        "array",
+        "dataframe",
+        "bag",
+        "delayed",
+        "futures",
+        "scikit-learn",
+        "spill",
+    ):
         assert run.shows(rf"{check} +ok ")
     assert set(run.changed.values()) == {0}
+
+
+@pytest.mark.usefixtures("addition")
+def test_a_run_that_changes_nothing_runs_few_modules_on_a_worker(tmp_path: Path) -> None:
+    counted = tmp_path / "runs.json"
+    run = playbook(
+        "site.yml",
+        ANSIBLE_CALLBACK_PLUGINS=str(ROOT / "molecule/cluster/callback_plugins"),
+        ANSIBLE_CALLBACKS_ENABLED="module_runs",
+        MODULE_RUNS=str(counted),
+    )
+    assert run.status == 0
+    assert set(run.changed.values()) == {0}
+    runs = json.loads(counted.read_text(encoding="utf-8"))
+    for host in ("worker1", "worker2", NEW):
+        LOG.info("%s: %s modules ran: %s", host, sum(runs[host].values()), runs[host])
+        # the least of a run that looks at anything
+        assert 10 < sum(runs[host].values()) <= 40
+
+
+@pytest.mark.usefixtures("addition")
+def test_a_host_that_is_away_is_named_and_the_others_are_finished(tmp_path: Path) -> None:
+    away = tmp_path / "inventory"
+    shutil.copytree(INVENTORY, away)
+    hosts = yaml.safe_load((away / "hosts.yml").read_text(encoding="utf-8"))
+    hosts["dask_workers"]["hosts"]["worker2"]["ansible_port"] = 1
+    (away / "hosts.yml").write_text(yaml.safe_dump(hosts), encoding="utf-8")
+    before = identities(*FIRST)
+    edit = ("-e", json.dumps({"dask_worker_environment": {"PROBE": "7"}}))
+
+    run = playbook("site.yml", *edit, inventory=str(away))
+    assert run.status == 4
+    assert run.shows(r"worker2 +: ok=\d+ +changed=0 +unreachable=1")
+    assert run.changed["worker1"] > 0
+    assert run.changed[NEW] > 0
+    assert run.says(RESULT)
+    assert identities("scheduler1", "worker2") == {
+        where: was for where, was in before.items() if where[0] in ("scheduler1", "worker2")
+    }
+    assert identities("worker1") != {where: was for where, was in before.items() if where[0] == "worker1"}
+
+    mending = playbook("site.yml", *edit)
+    assert mending.status == 0
+    assert mending.changed["worker2"] > 0
+    assert {host: mending.changed[host] for host in ("scheduler1", "worker1", NEW)} == {
+        "scheduler1": 0,
+        "worker1": 0,
+        NEW: 0,
+    }
