@@ -4,8 +4,8 @@ benchmarks/run.py                      every comparison: 25 minutes on two cores
 benchmarks/run.py --only hello-world   one of them
 
 Seconds mean nothing on another machine, so each figure is a ratio: the two alternatives take turns in one run, and what
-is told is the median of the pairs' ratios, with the lowest and the highest. A missed target is said with its reason, and
-is no failure of the run. Exit statuses are those of hostnet.errors, 130 on Ctrl-C.
+is told is the median of the pairs' ratios, with the lowest and the highest. A missed target is said with its reason,
+and is no failure of the run. Exit statuses are those of hostnet.errors, 130 on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ print(json.load(urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/json/cou
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison to make: ours may take `target` times as long as theirs; `reason` is why it takes longer, where it does."""
+    """A comparison to make: ours may take `target` times as long as theirs; `reason` is why it may miss that."""
 
     name: str
     ours: str
@@ -133,7 +133,7 @@ def table(comparisons: Iterable[Comparison]) -> list[str]:
 
 
 def beside(command: Sequence[str], folders: Mapping[str, str]) -> list[str]:
-    """Return a container's command as it runs on the host beside it: other ports, and the host's folders for its own."""
+    """Return a container's command as it runs on the host beside it: other ports, the host's folders for its own."""
     words: list[str] = []
     for word in command:
         address = re.fullmatch(r"(.*:)(\d+)", word)
