@@ -27,6 +27,7 @@ from at_work import (
 pytestmark = pytest.mark.timeout(1200)
 
 RESULT = "333283335000"
+CHANGES = ROOT / ".hostnet" / "log" / "changes.jsonl"
 FIRST = ("scheduler1", "worker1", "worker2")
 WORKERS = ("worker1-0", "worker2-0", "worker3-0")
 NEW = "worker3"
@@ -63,6 +64,32 @@ def addition() -> Addition:
     starting = playbook(*limited, until=lambda: on(NEW).run("docker inspect dask-worker-0").rc == 0)
     mending = playbook(*limited)
     return Addition(before, installing, starting, mending, identities(*FIRST))
+
+
+def changes(record: Path, *, check: bool) -> set[tuple[str, str]]:
+    """Return (host, file or container) that site.yml changed, or in check mode announced."""
+    lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    return {(line["host"], line["what"]) for line in lines if line["playbook"] == "site.yml" and line["check"] == check}
+
+
+def test_a_rehearsal_on_bare_hosts_announced_the_files_and_containers_that_were_made() -> None:
+    announced, made = (changes(CHANGES, check=check) for check in (True, False))
+    assert announced == made
+    for host in ("worker1", "worker2"):
+        assert {
+            (host, "container dask-worker-0"),
+            (host, "file /etc/docker/daemon.json"),
+            (host, "file /etc/dask-hostnet/tls/host.key"),
+            (host, "file /etc/dask-hostnet/worker/dask.yaml"),
+        } <= made
+        files = [what.removeprefix("file ") for where, what in made if where == host and what.startswith("file ")]
+        held = on(host).check_output("find /etc/dask-hostnet /etc/docker/daemon.json /etc/docker/certs.d").splitlines()
+        # that one task does not say its files' names: one of them is the registry's password
+        said_by_task = {"/etc/dask-hostnet/docker/config.json", *(path for path in held if path.endswith("0/ca.crt"))}
+        # parents that a deeper folder brought along
+        bare = {"/etc/docker/certs.d"}
+        assert set(held) - said_by_task - bare <= set(files)
+    assert ("scheduler1", "container dask-scheduler") in made
 
 
 def test_a_tag_is_refused_before_anything_is_touched() -> None:
@@ -270,7 +297,18 @@ def test_a_host_that_is_away_is_named_and_the_others_are_finished(tmp_path: Path
     }
     assert identities("worker1") != {where: was for where, was in before.items() if where[0] == "worker1"}
 
-    mending = playbook("site.yml", *edit)
+    rehearsed, done = tmp_path / "rehearsed.jsonl", tmp_path / "done.jsonl"
+    noted = {
+        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "molecule/cluster/callback_plugins"),
+        "ANSIBLE_CALLBACKS_ENABLED": "announced",
+    }
+    waiting = identities(*FIRST)
+    assert playbook("site.yml", "--check", "--diff", *edit, CHANGES=str(rehearsed), **noted).status == 0
+    assert identities(*FIRST) == waiting
+    mending = playbook("site.yml", *edit, CHANGES=str(done), **noted)
+    # what a rehearsal on a running cluster announces is what the run then does, and no more
+    announced = changes(rehearsed, check=True)
+    assert announced == changes(done, check=False) == {("worker2", "container dask-worker-0")}
     assert mending.status == 0
     assert mending.changed["worker2"] > 0
     assert {host: mending.changed[host] for host in ("scheduler1", "worker1", NEW)} == {
