@@ -38,8 +38,12 @@ def judge() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def looker() -> ModuleType:
-    return module_of(ROLE / "library/dask_preflight_host.py")
+def looker() -> Iterator[ModuleType]:
+    # where Ansible puts it when it sends a module
+    shared = "ansible.module_utils.dask_cluster_engine"
+    sys.modules[shared] = module_of(ROLE.parent / "dask_cluster/module_utils/dask_cluster_engine.py")
+    yield module_of(ROLE / "library/dask_preflight_host.py")
+    del sys.modules[shared]
 
 
 def good(*groups: str) -> dict[str, Any]:
@@ -87,6 +91,7 @@ def good(*groups: str) -> dict[str, Any]:
                 "count": 2,
                 "local_directory": "/spill",
                 "mounts": ["/data:/data:ro"],
+                "secrets": ["DB_PASSWORD"],
                 "sizes": {"dask_scheduler_memory_limit": "4GiB", "dask_worker_memory_limit": ""},
                 "derived": {"nthreads": 4, "memory": 6 * GIB, "overhead": GIB // 4, "scheduler": 4 * GIB},
             },
@@ -267,6 +272,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"seen|paths|/data": place(kind="missing")}, "dask_worker_mounts: /data:/data:ro: /data is not there; make it"),
     ({"about.plan.mounts": ["data"]}, "dask_worker_mounts: 'data'; write source:destination:mode"),
+    ({"about.plan.secrets": ["a/../b"]}, "dask_worker_secrets: 'a/../b'; a name has letters, digits and _"),
+    ({"about.plan.secrets": None}, "dask_worker_secrets: no dictionary; write NAME: value, the value vaulted"),
     ({"about.plan.mounts": "/data:/data"}, "dask_worker_mounts: '/data:/data'; write a list"),
     ({"seen.file_limit": 16384}, "dask_container_nofile: 65536, above this host's hard limit 16384; lower it to that"),
     ({"seen.memory_limits": False}, "its kernel: does not enforce memory limits of containers; boot with cgroup_"),

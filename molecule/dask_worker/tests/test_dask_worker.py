@@ -1,11 +1,14 @@
 """The workers on their hosts: addresses, sizes, counts, and that no change takes a client's data unasked."""
 
+import ipaddress
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+INVENTORY = Path(__file__).parents[2] / "inventory"
 SIZES = Path(__file__).parents[1] / "sizes.yml"
 MIB = 2**20
 ONE = ("--limit", "worker1")
@@ -155,6 +158,91 @@ def test_an_idle_cluster_takes_the_change(node, identity, converge, client):
     converge(*ONE)
     assert identity("dask-worker-0") != changed
     assert client(WORKERS)["worker1-0"][1:] == [2, 1024 * MIB, {}]
+
+
+CANARY = "s3cr3t-canary"
+READ = """
+def read():
+    path = os.environ["DB_PASSWORD_FILE"]
+    return [path, open(path).read(), os.stat(path).st_mode & 0o777, "canary" in str(os.environ)]
+print(json.dumps(client.submit(read, workers=["worker1-0"], pure=False).result(60)))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_secret_is_a_file_that_tasks_read_and_nobody_else_is_shown(node, identity, inspect, converge, client):
+    host, folder = node("worker1"), "/etc/dask-hostnet/secrets"
+    run = converge(*ONE, "--diff", "-v", dask_worker_secrets={"DB_PASSWORD": CANARY, "OTHER": 1})
+    # the command line's own -e is the operator's
+    assert CANARY not in run.text.replace(f'"DB_PASSWORD": "{CANARY}"', "")
+    assert client(READ) == ["/run/secrets/DB_PASSWORD", CANARY, 0o400, False]
+    assert CANARY not in json.dumps(inspect(host, "dask-worker-0"))
+    file = host.file(f"{folder}/DB_PASSWORD")
+    assert (file.uid, file.gid, oct(file.mode)) == (10786, 10786, "0o400")
+    assert oct(host.file(folder).mode) == "0o750"
+
+    worker = identity("dask-worker-0")
+    assert converge(*ONE, dask_worker_secrets={"DB_PASSWORD": "another", "OTHER": 1}).changed == {"worker1": 1}
+    assert identity("dask-worker-0") == worker
+    assert client(READ)[1] == "another"
+
+    converge(*ONE)
+    assert host.check_output("find %s -type f", folder) == ""
+    assert "_FILE" not in json.dumps(inspect(host, "dask-worker-0")["Config"]["Env"])
+
+
+KINDS = """
+def kind():
+    return [os.getuid(), os.getgid(), os.environ.get("KIND"), os.path.exists("/data/here"), os.access("/data", os.W_OK)]
+workers = client.scheduler_info(n_workers=-1)["workers"].values()
+kinds = {w["name"]: client.submit(kind, workers=[w["name"]], pure=False) for w in workers}
+print(json.dumps({name: answer.result(60) for name, answer in kinds.items()}))
+"""
+
+
+@pytest.mark.timeout(400)
+def test_hosts_of_several_kinds_are_one_cluster(node, addresses, converge, play, client, tmp_path):
+    """One shares the scheduler's host, one is a file server's user, one has a second address for data."""
+    spoilt = tmp_path / "inventory"
+    shutil.copytree(INVENTORY, spoilt)
+    groups = yaml.safe_load((spoilt / "hosts.yml").read_text(encoding="utf-8"))
+    other = str(ipaddress.ip_address(addresses["worker2"]) + 100)
+    workers = groups["dask_workers"]["hosts"]
+    workers["scheduler1"] = {"dask_worker_memory_limit": "512MiB", "dask_worker_environment": {"KIND": "small"}}
+    workers["worker1"] |= {
+        "dask_cluster_uid": 12345,
+        "dask_cluster_gid": 12346,
+        "dask_worker_mounts": ["/srv/data:/data:ro"],
+        "dask_worker_resources": {"GPU": 1},
+    }
+    workers["worker2"] |= {"dask_cluster_address": other, "dask_worker_count": 2, "dask_worker_nthreads": 1}
+    (spoilt / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+    node("worker1").check_output("install -d /srv/data && touch /srv/data/here")
+    device = node("worker2").check_output("ip -o -4 address show scope global").split()[1]
+    node("worker2").check_output("ip address add %s/24 dev %s", other, device)
+    try:
+        run = play(inventory=spoilt)
+        assert run.status == 0, run.text
+        sizes = client(WORKERS)
+        assert sizes == {
+            "scheduler1-0": [addresses["scheduler1"], 2, 512 * MIB, {}],
+            "worker1-0": [addresses["worker1"], 2, 1024 * MIB, {"GPU": 1}],
+            "worker2-0": [other, 1, 1024 * MIB, {}],
+            "worker2-1": [other, 1, 1024 * MIB, {}],
+        }
+        assert client(KINDS) == {
+            "scheduler1-0": [10786, 10786, "small", False, False],
+            "worker1-0": [12345, 12346, None, True, False],
+            "worker2-0": [10786, 10786, None, False, False],
+            "worker2-1": [10786, 10786, None, False, False],
+        }
+        assert set(play(inventory=spoilt).changed.values()) == {0}
+    finally:
+        gone = play("--limit", "scheduler1", inventory=spoilt, dask_worker_count=0, dask_cluster_allow_interrupt=True)
+        back = play(dask_cluster_allow_interrupt=True)
+        node("worker2").check_output("ip address delete %s/24 dev %s", other, device)
+    assert (gone.status, back.status) == (0, 0), back.text
+    assert sorted(client(WORKERS)) == ["worker1-0", "worker2-0"]
 
 
 def test_a_share_too_small_is_refused_before_a_change(play, identity):

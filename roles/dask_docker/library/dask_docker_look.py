@@ -6,12 +6,12 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.dask_cluster_engine import Engine
 
 DOCUMENTATION = r"""
 module: dask_docker_look
@@ -28,7 +28,6 @@ options:
 """
 
 DEADLINE = 20
-SOCKET = "/run/docker.sock"
 
 
 def load(path: str) -> tuple[dict[str, Any], str]:
@@ -53,25 +52,10 @@ def package() -> str:
     return found.stdout.partition(":")[0] if found.returncode == 0 else "none"
 
 
-class Engine(http.client.HTTPConnection):
-    """The engine behind its socket: needs neither its client nor a library."""
-
-    def connect(self) -> None:
-        """Connect to the socket."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE)
-        self.sock.connect(SOCKET)
-
-    def ask(self, path: str) -> Any:
-        """Return the answer to GET."""
-        self.request("GET", path)
-        return json.loads(self.getresponse().read())
-
-
 def running() -> dict[str, Any]:
     """Return what the engine says of itself and the names of what runs; nothing when it does not answer."""
     try:
-        engine = Engine("localhost")
+        engine = Engine()
         info = engine.ask("/info")
         containers = engine.ask("/containers/json")
     except (OSError, http.client.HTTPException, ValueError):

@@ -167,6 +167,17 @@ def _mounts_given(host: Host) -> Iterator[Problem]:
             yield host.problem("mounts", "dask_worker_mounts", repr(mount), form)
 
 
+def _secrets(host: Host) -> Iterator[Problem]:
+    names = host.about["plan"]["secrets"]
+    if names is None:
+        yield host.problem("secrets", "dask_worker_secrets", "no dictionary", "write NAME: value, the value vaulted")
+        return
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII):
+            remedy = "a name has letters, digits and _, as variables of the environment have"
+            yield host.problem("secrets", "dask_worker_secrets", repr(name), remedy)
+
+
 # What a host is.
 
 
@@ -452,7 +463,7 @@ def _registry(host: Host) -> Iterator[Problem]:
         yield host.problem("registry", "dask_cluster_image", f"{image}; {said}", remedy)
 
 
-VARIABLES = (_image, _addresses_given, _variables, _sizes_given, _count, _mounts_given)
+VARIABLES = (_image, _addresses_given, _variables, _sizes_given, _count, _mounts_given, _secrets)
 HOSTS = (
     _facts, _addresses_here, _scheduler_reached, _ports, _sizes, _spill, _mounts, _disk, _limits, _engine, _firewalls,
     _clock, _registry,

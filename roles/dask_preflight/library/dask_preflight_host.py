@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.dask_cluster_engine import SOCKET, Engine
 
 DOCUMENTATION = r"""
 module: dask_preflight_host
@@ -55,7 +56,6 @@ options:
 """
 
 DEADLINE = 10
-SOCKET = "/run/docker.sock"
 MANIFESTS = ", ".join(
     (
         "application/vnd.docker.distribution.manifest.v2+json",
@@ -228,35 +228,6 @@ def firewalls() -> list[str]:
     if re.search(r"^ENABLED=yes", read("/etc/ufw/ufw.conf"), re.MULTILINE | re.IGNORECASE):
         active.append("ufw")
     return active
-
-
-class Engine(http.client.HTTPConnection):
-    """The Docker engine behind its socket: needs neither its client nor a library."""
-
-    def __init__(self) -> None:
-        """Connect later."""
-        super().__init__("localhost", timeout=DEADLINE)
-
-    def connect(self) -> None:
-        """Connect to the socket."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE)
-        self.sock.connect(SOCKET)
-
-    def ask(self, path: str) -> Any:
-        """Return the answer to GET; None for what is not there.
-
-        Raises:
-            OSError: it does not answer, or with an error.
-        """
-        self.request("GET", path)
-        answer = self.getresponse()
-        body = answer.read()
-        if answer.status == http.client.NOT_FOUND:
-            return None
-        if answer.status != http.client.OK:
-            raise OSError(f"{answer.status} {body.decode(errors='replace')}")
-        return json.loads(body)
 
 
 def engine(image: str) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""The Docker engine of a host as modules ask it: over its socket, with neither its client nor a library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+
+SOCKET = "/run/docker.sock"
+DEADLINE = 20
+
+
+class Engine(http.client.HTTPConnection):
+    """A connection to the engine; each answer is due within DEADLINE seconds."""
+
+    def __init__(self) -> None:
+        """Connect later."""
+        super().__init__("localhost", timeout=DEADLINE)
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect(SOCKET)
+
+    def ask(self, path: str) -> Any:
+        """Return the answer to GET; None for what is not there.
+
+        Raises:
+            OSError: it does not answer, or with an error.
+        """
+        self.request("GET", path)
+        answer = self.getresponse()
+        body = answer.read()
+        if answer.status == http.client.NOT_FOUND:
+            return None
+        if answer.status != http.client.OK:
+            raise OSError(f"{answer.status} {body.decode(errors='replace')}")
+        return json.loads(body)

@@ -1,0 +1,112 @@
+"""What runs, held against what the inventory wants: what differs, and the table of all hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+HEADING = (
+    *("host", "container", "state", "health", "digest", "uptime", "restarts"),
+    *("memory", "stored", "spilled", "logs", "drift"),
+)
+# columns of numbers
+RIGHT = {"uptime", "restarts", "memory", "stored", "spilled", "logs"}
+
+
+def dask_container_drift(names: Sequence[str], foreseen: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return, by container, the names of what site.yml would change of it; none where nothing could be foreseen.
+
+    Args:
+        names: of the containers that the inventory wants.
+        foreseen: the registered result of docker_container in check mode over them; {} when there was none.
+    """
+    results = {result["item"]["name"]: result for result in foreseen.get("results", [])}
+    return {name: _differing(results.get(name, {})) for name in names}
+
+
+def _differing(result: Mapping[str, Any]) -> list[str]:
+    said = result.get("diff") or {}
+    sides = [said.get(side) or {} for side in ("before", "after")]
+    names = sorted(name for name in set(sides[0]) | set(sides[1]) if sides[0].get(name) != sides[1].get(name))
+    # the hash of Dask's configuration is a label; the others are a cluster's name and a kind
+    return ["configuration" if name == "labels" else name for name in names]
+
+
+def dask_container_status(
+    cluster: str, rows: Mapping[str, Sequence[Row]], unreachable: Iterable[str]
+) -> dict[str, Any]:
+    """Return the status of all hosts as plain data; bytes and seconds, null for what cannot be told.
+
+    Args:
+        cluster: its name.
+        rows: by host.
+        unreachable: hosts that did not answer.
+    """
+    containers = [{"host": host, **row} for host, listed in rows.items() for row in listed]
+    return {"cluster": cluster, "containers": containers, "unreachable": list(unreachable)}
+
+
+def dask_container_table(status: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the table for people."""
+    cells = [_cells(row) for row in status["containers"]]
+    cells += [{**dict.fromkeys(HEADING, ""), "host": host, "state": "unreachable"} for host in status["unreachable"]]
+    table = [dict(zip(HEADING, HEADING, strict=True)), *cells]
+    wide = {name: max(len(row[name]) for row in table) for name in HEADING}
+    return [
+        "  ".join(
+            row[name].rjust(wide[name]) if name in RIGHT else row[name].ljust(wide[name]) for name in HEADING
+        ).rstrip()
+        for row in table
+    ]
+
+
+def _cells(row: Row) -> dict[str, str]:
+    used, limit = row["memory"], row["memory_limit"]
+    return {
+        "host": str(row["host"]),
+        "container": str(row["name"]),
+        "state": str(row["state"]),
+        "health": row["health"] or "-",
+        "digest": row["image"].rpartition("@sha256:")[2][:12] if row["image"] else "-",
+        "uptime": _time(row["uptime"]),
+        "restarts": "-" if row["restarts"] is None else str(row["restarts"]),
+        "memory": f"{_size(used)} of {_size(limit)}" if used is not None else "-",
+        "stored": _size(row["stored"]),
+        "spilled": _size(row["spilled"]),
+        "logs": _size(row["logs"]),
+        "drift": ", ".join(row["drift"]) or "none",
+    }
+
+
+def _size(number: int | None) -> str:
+    if number is None:
+        return "-"
+    size = float(number)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def _time(seconds: int | None) -> str:
+    if seconds is None:
+        return "-"
+    for length, unit, less, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= length:
+            return f"{seconds // length} {unit} {seconds % length // less} {smaller}"
+    return f"{seconds} s"
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filters by name."""
+        return {
+            "dask_container_drift": dask_container_drift,
+            "dask_container_status": dask_container_status,
+            "dask_container_table": dask_container_table,
+        }
