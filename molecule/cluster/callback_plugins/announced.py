@@ -34,8 +34,9 @@ class CallbackModule(CallbackBase):
         arguments = said.get("invocation", {}).get("module_args", {})
         item = said.get("item")
         where = "localhost" if result.task.delegate_to == "localhost" else result.host.get_name()
-        if action == "docker_container" or (action == "debug" and isinstance(item, dict)):
-            what = f"container {item['name'] if isinstance(item, dict) else item}"
+        name = item.get("name") if isinstance(item, dict) else item
+        if action == "docker_container" or (action == "debug" and name):
+            what = f"container {name}"
         elif action == "debug":
             what = ""
         else:
@@ -56,5 +57,7 @@ class CallbackModule(CallbackBase):
             self.note(result)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        with Path(os.environ["CHANGES"]).open("a", encoding="utf-8") as file:
+        record = Path(os.environ["CHANGES"])
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with record.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in self.lines)
