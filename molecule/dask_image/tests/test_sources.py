@@ -50,7 +50,7 @@ def elsewhere(node, addresses):
     for kind, lines in KINDS.items():
         references[kind] = f"{registry}/elsewhere/dask:{kind}"
         recipe = f"FROM {pinned()}\n{lines}\n"
-        host.check_output("echo %s | docker build --quiet --tag %s -", recipe, references[kind])
+        host.check_output("printf %%s %s | docker build --quiet --tag %s -", recipe, references[kind])
         host.check_output("docker push --quiet %s && docker rmi %s", references[kind], references[kind])
     yield references
     host.check_output("rm -r /root/.docker")
@@ -134,9 +134,10 @@ def test_a_reference_that_is_nowhere_and_two_images_at_once_are_refused(play, ad
 
 
 @pytest.mark.timeout(600)
-def test_one_file_carries_the_image_to_a_fleet_without_any_other_network(converge, builder, addresses, tmp_path, image):
+def test_one_file_carries_the_image_to_a_fleet_without_any_other_network(converge, builder, addresses, tmp_path):
     archive = tmp_path / "dask.tar"
     converge(*HERE, dask_image_save_to=str(archive))
+    image = pinned()
     with tarfile.open(archive) as held:
         assert hashlib.sha256(held.extractfile("manifest.json").read()).hexdigest() == image.rpartition(":")[2]
     assert [path.name for path in tmp_path.iterdir()] == ["dask.tar"]
