@@ -77,6 +77,32 @@ def test_a_changed_configuration_replaces_it_and_the_same_does_not(host, inspect
     assert identity() == second
 
 
+def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(host, inspect, converge):
+    other = {
+        "dask_container_nofile": 8192,
+        "dask_container_pids_limit": 512,
+        "dask_container_stop_timeout": 7,
+        "dask_container_health_interval": "3s",
+        "dask_cluster_log_max_size": "1m",
+        "dask_cluster_log_max_file": 2,
+        "dask_cluster_uid": 12345,
+        "dask_cluster_gid": 12346,
+        "probe_mounts": [],
+        "probe_environment": {},
+    }
+    assert converge(**other).changed["worker1"] > 0
+    container = inspect(host, NAME)
+    config, limits = container["Config"], container["HostConfig"]
+    assert limits["Ulimits"] == [{"Name": "nofile", "Soft": 8192, "Hard": 8192}]
+    assert (limits["PidsLimit"], config["StopTimeout"], config["User"]) == (512, 7, "12345:12346")
+    assert limits["LogConfig"]["Config"] == {"max-size": "1m", "max-file": "2"}
+    assert config["Healthcheck"]["Interval"] == 3 * 10**9
+    assert limits["Binds"] == ["/etc/dask-hostnet/probe:/etc/dask:ro"]
+    assert not any(entry.startswith("PROBE=") for entry in config["Env"])
+    assert container["State"]["Health"]["Status"] == "healthy"
+    assert converge(**other).changed == {"worker1": 0}
+
+
 def test_what_does_not_get_healthy_fails_the_run_and_is_mended_by_the_next(host, inspect, play, converge):
     quick = {
         "dask_container_healthy_timeout": 8,
