@@ -6,7 +6,8 @@ import json
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def asked(address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=source, capture_output=True, text=True, timeout=120, check=False)
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+
+
 def in_flight(cluster: LocalCluster) -> dict[str, Any]:
     done = asked(cluster.scheduler_address)
     assert done.returncode == 0, done.stderr
@@ -69,6 +76,18 @@ def test_the_client_that_a_worker_keeps_for_its_tasks_is_not_counted(cluster: Lo
     # it is there, and stays
     assert made in cluster.scheduler.clients
     assert in_flight(cluster) == IDLE
+
+
+def test_a_published_dataset_is_a_stored_key_and_nothing_once_it_is_unpublished(cluster: LocalCluster) -> None:
+    with Client(cluster.scheduler_address) as client:
+        client.publish_dataset(kept=client.scatter(b"x" * 1000))
+    wait_for(lambda: in_flight(cluster)["clients"] == 0)
+    assert in_flight(cluster)["tasks"] == 1
+    with Client(cluster.scheduler_address) as client:
+        client.unpublish_dataset("kept")
+    wait_for(lambda: in_flight(cluster) == IDLE)
+    # what must not be counted is there
+    assert any(name.startswith("published-") for name in cluster.scheduler.clients)
 
 
 def test_it_asks_where_the_scheduler_listens_and_not_where_the_inventory_says(processes: Path) -> None:

@@ -2,9 +2,9 @@
 
 Runs in the scheduler's container (`python -`, or `python - tcp://192.0.2.11:8786`): the process there says on its
 command line where it listens, which the inventory may no longer. It asks without a client, which would count itself,
-and leaves out the clients that workers keep for their own tasks (joblib, `get_client`): they stay for as long as the
-worker does, and what they wait for is counted as tasks. A scheduler that does not run or refuses connections has
-nothing in flight.
+and leaves out the clients that workers keep for their own tasks (joblib, `get_client`) and those that the scheduler
+lists for published datasets: they stay for as long as the worker or the scheduler does, and what they hold is counted
+as tasks. A scheduler that does not run or refuses connections has nothing in flight.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ NOTHING = {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0}
 def count(dask_scheduler: Any) -> dict[str, int]:
     """Return the counts (bytes in B); runs inside the scheduler."""
     tasks = dask_scheduler.tasks.values()
-    # the scheduler itself lists "fire-and-forget"; distributed.Worker names its clients "worker"
-    own = ("fire-and-forget", "Client-worker-")
+    # the scheduler itself lists "fire-and-forget", and one a published dataset, also after it was unpublished;
+    # distributed.Worker names its clients "worker"
+    own = ("fire-and-forget", "published-", "Client-worker-")
     return {
         "tasks": len(tasks),
         "processing": sum(task.state == "processing" for task in tasks),
