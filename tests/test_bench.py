@@ -76,10 +76,10 @@ def test_the_table_says_target_spread_and_the_reason_of_a_miss() -> None:
     assert [line.strip() for line in lines[3:]] == ["less the verification: 1.10", "reason: it does more"]
 
 
-def test_every_plan_has_a_measure_and_a_reason() -> None:
+def test_every_plan_has_a_measure_and_the_one_known_to_miss_a_reason() -> None:
     assert [plan.name for plan in bench.PLANS] == list(bench.MEASURES)
     assert [plan.target for plan in bench.PLANS] == [1.5, 20, 1.1]
-    assert all(plan.reason for plan in bench.PLANS)
+    assert bench.PLANS[0].reason
 
 
 def test_the_alternatives_take_turns_and_ours_is_the_last() -> None:
