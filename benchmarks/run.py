@@ -66,8 +66,8 @@ PLANS = (
         "site.yml, which brings three bare workers into a running cluster and verifies it",
         "benchmarks/baseline.sh, which does the same by hand, in parallel, and verifies nothing",
         1.5,
-        "site.yml also looks at every host before and after, signs certificates on the control machine, holds the packages, and "
-        "runs about a hundred tasks a host one after another from here, on the cores that the nodes work on",
+        "site.yml also looks at every host before and after, signs certificates on the control machine and holds the "
+        "packages, about a hundred tasks a host one after another from here, on the cores that the nodes work on",
     ),
     Plan("no-op", "site.yml with nothing to do", "one fact pass: ansible all -m setup", 20, ""),
     Plan(
