@@ -264,12 +264,19 @@ class Nodes:
         ]
         return run(["ssh", *options, f"deploy@{address}", "sudo", shlex.join(command)], deadline=600)[1]
 
+    def listed(self, shift: int = 0) -> int | None:
+        """Return how many workers the scheduler lists; None while its page does not answer."""
+        with suppress(HostnetError):
+            return int(self.on(self.scheduler, "python3", "-c", COUNT, str(8787 + shift)))
+        return None
+
     def until_listed(self, number: int, shift: int = 0, deadline: float = 120) -> None:
         """Wait until the scheduler lists so many workers; HostnetError past the deadline (seconds)."""
         end = time.monotonic() + deadline
-        while int(self.on(self.scheduler, "python3", "-c", COUNT, str(8787 + shift))) != number:
+        while (seen := self.listed(shift)) != number:
             if time.monotonic() > end:
-                raise HostnetError(f"the scheduler does not list {number} workers after {deadline:.0f} s")
+                said = "its page does not answer" if seen is None else f"it lists {seen}"
+                raise HostnetError(f"not {number} workers at the scheduler after {deadline:.0f} s: {said}")
             time.sleep(0.5)
 
     def bare_workers(self) -> None:

@@ -109,6 +109,27 @@ def test_a_bare_process_has_its_containers_user_limits_and_environment() -> None
     ]
 
 
+def test_a_page_that_does_not_answer_yet_is_waited_for_until_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(*said: str) -> bench.Nodes:
+        turns = iter(said)
+
+        def on(_nodes: object, *_command: str) -> str:
+            answer = next(turns, said[-1])
+            if answer == "refused":
+                raise HostnetError("status 1: connection refused")
+            return answer
+
+        monkeypatch.setattr(bench.Nodes, "on", on)
+        monkeypatch.setattr(bench.Nodes, "scheduler", "192.0.2.11")
+        return bench.Nodes({})
+
+    page("refused", "refused", "3").until_listed(3, deadline=30)
+    with pytest.raises(HostnetError, match="not 3 workers at the scheduler after 0 s: its page does not answer"):
+        page("refused").until_listed(3, deadline=0)
+    with pytest.raises(HostnetError, match="not 3 workers at the scheduler after 0 s: it lists 2"):
+        page("2").until_listed(3, deadline=0)
+
+
 def test_no_time_is_taken_from_a_hello_world_that_failed() -> None:
     def said(result: str) -> str:
         return json.dumps({"checks": [{"check": "hello-world", "result": result, "seconds": 4.25, "detail": "late"}]})
