@@ -5,7 +5,7 @@ UV_CONTROL := $(UV) --universal --fork-strategy fewest --python-version 3.11
 UV_IMAGE := $(UV) --python-version 3.11 --python-platform linux
 IMAGE := roles/dask_image/files
 
-.PHONY: help venv up down check test bench docs lock
+.PHONY: help venv up down check test test-all bench docs lock
 
 help: ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -24,6 +24,9 @@ check: ## lint and unit tests: the first five minutes of `make test`
 
 test: ## check, then every molecule scenario, on nodes of its own
 	@scripts/setup.sh dev && .venv/bin/python tests/run.py test
+
+test-all: ## the same with what takes long
+	@scripts/setup.sh dev && .venv/bin/python tests/run.py test-all
 
 bench: ## ratios of what we do to what one would do without us, on nodes of its own: half an hour
 	@scripts/setup.sh dev && .venv/bin/python benchmarks/run.py

@@ -8,6 +8,7 @@ import run as suite
 
 MOLECULE = """#!/bin/sh
 echo "$@" >> calls
+echo "$PYTEST_ADDOPTS" >> chosen
 case "$*" in
   "$FAILS"*) echo the reason; exit 1 ;;
 esac
@@ -30,10 +31,10 @@ def calls(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "LOGS", tmp_path / "logs")
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
-    def go(fails="nothing"):
+    def go(fails="nothing", **options):
         monkeypatch.setenv("PATH", path)
         monkeypatch.setattr(suite, "ENVIRONMENT", {**os.environ, "PATH": path, "FAILS": fails})
-        outcomes = {outcome.name: outcome.passed for outcome in suite.molecule()}
+        outcomes = {outcome.name: outcome.passed for outcome in suite.molecule(**options)}
         return (tmp_path / "calls").read_text().splitlines(), outcomes
 
     return go
@@ -64,6 +65,16 @@ def test_a_failed_scenario_shows_its_log_and_the_others_still_run(calls, capsys)
 def test_without_shared_nodes_only_those_with_their_own_run(calls):
     _, outcomes = calls(fails="create")
     assert outcomes == {"create": False, "own": True, "destroy": True}
+
+
+def test_only_test_all_runs_what_is_thorough_and_holds_no_budget_against_it(calls, tmp_path, capsys):
+    calls()
+    assert set((tmp_path / "chosen").read_text().splitlines()) == {"-m 'not thorough'"}
+    (tmp_path / "chosen").unlink()
+    capsys.readouterr()
+    calls(thorough=True)
+    assert set((tmp_path / "chosen").read_text().splitlines()) == {""}
+    assert "OVER" not in capsys.readouterr().out
 
 
 def test_what_exceeds_its_deadline_has_failed_and_is_stopped(calls, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 INVENTORY = Path(__file__).parents[2] / "inventory"
+CARRIED = Path(__file__).parents[3] / ".hostnet" / "carried" / "dask.tar"
 PIN = INVENTORY / "group_vars" / "all" / "image.yml"
 HERE = ("--limit", "scheduler1")
 # what a label, a missing part, and an entrypoint that installs make of our image
@@ -58,6 +59,7 @@ def elsewhere(node, addresses):
     host.check_output("rm -r /var/lib/docker-registry/docker/registry/v2/repositories/elsewhere")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_packages_of_ones_own_are_locked_and_in_the_image(converge, builder, tmp_path, image):
     (tmp_path / "requirements.in").write_text("tabulate\n")
@@ -100,6 +102,7 @@ def test_an_image_from_elsewhere_is_copied_as_it_is(converge, builder, elsewhere
     assert not builder.file("/var/lib/dask-hostnet/build").exists
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("kind", "fault"),
@@ -134,13 +137,16 @@ def test_a_reference_that_is_nowhere_and_two_images_at_once_are_refused(play, ad
 
 
 @pytest.mark.timeout(600)
-def test_one_file_carries_the_image_to_a_fleet_without_any_other_network(converge, builder, addresses, tmp_path):
-    archive = tmp_path / "dask.tar"
+def test_one_file_carries_the_image_to_a_fleet_without_any_other_network(converge, builder, addresses):
+    # kept: the scenario `cluster` deploys from it
+    archive = CARRIED
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.unlink(missing_ok=True)
     converge(*HERE, dask_image_save_to=str(archive))
     image = pinned()
     with tarfile.open(archive) as held:
         assert hashlib.sha256(held.extractfile("manifest.json").read()).hexdigest() == image.rpartition(":")[2]
-    assert [path.name for path in tmp_path.iterdir()] == ["dask.tar"]
+    assert [path.name for path in archive.parent.iterdir()] == [archive.name]
     assert converge(*HERE, dask_image_save_to=str(archive)).changed == {"scheduler1": 0}
 
     network = addresses["scheduler1"].rpartition(".")[0] + ".0/24"
