@@ -337,12 +337,14 @@ def hello_world(nodes: Nodes, plan: Plan, pairs: int) -> Comparison:
     hosts = {"dask-scheduler": [nodes.scheduler], "dask-worker-0": list(nodes.addresses("dask_workers").values())}
     count = len(hosts["dask-worker-0"])
     nodes.until_listed(count)
+    # a process on the host finds the certificate where its container does
+    link = "ln -sfn /etc/dask-hostnet/tls /etc/dask-tls"
     copy = f'id=$(docker create {nodes.image}) && docker cp "$id":/opt/dask /opt/dask && docker rm "$id"'
-    unpack = f"test -e /opt/dask || {{ {copy}; }}"
+    unpack = f"{link} && {{ test -e /opt/dask || {{ {copy}; }}; }}"
     stop = f"systemctl stop {BARE_UNIT}; systemctl reset-failed {BARE_UNIT}; true"
 
     def ask(shift: int) -> float:
-        address = f"tcp://{nodes.scheduler}:{8786 + shift}"
+        address = f"tls://{nodes.scheduler}:{8786 + shift}"
         client = [
             "docker",
             "run",
@@ -351,6 +353,10 @@ def hello_world(nodes: Nodes, plan: Plan, pairs: int) -> Comparison:
             "host",
             "--volume",
             "/etc/dask-hostnet/verify:/verify:ro",
+            "--volume=/etc/dask-hostnet/scheduler:/etc/dask:ro",
+            "--volume=/etc/dask-hostnet/tls:/etc/dask-tls:ro",
+            "--env=DASK_CONFIG=/etc/dask",
+            "--user=10786:10786",
             nodes.image,
         ]
         said = nodes.on(

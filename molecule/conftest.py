@@ -119,7 +119,7 @@ def client(node: Callable[[str], Host], addresses: dict[str, str]) -> Callable[[
     start = "import json, os, dask, distributed\nclient = distributed.Client(os.environ['WHERE'], timeout=30)\n"
 
     def run(code: str) -> Any:
-        where = f"tcp://{addresses['scheduler1']}:8786"
+        where = f"tls://{addresses['scheduler1']}:8786"
         command = "docker exec --env WHERE=%s dask-scheduler python -c %s"
         return json.loads(node("scheduler1").check_output(command, where, start + code))
 

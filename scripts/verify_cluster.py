@@ -4,8 +4,9 @@
 Needs dask and distributed and nothing else; runs on a laptop or inside the cluster's own image, against any scheduler.
 Each check has a deadline and gives one line; the last line is the hello-world of Dask and the scheduler's address::
 
-    verify_cluster.py tcp://192.0.2.11:8786 --workers worker1-0,worker2-0
+    verify_cluster.py tls://192.0.2.11:8786 --workers worker1-0,worker2-0
 
+Certificates, and the scheduler's address where none is given, come from Dask's own configuration (DASK_CONFIG).
 The functions `connect`, `hello_graph` and `await_value` are the three steps of every Dask program.
 """
 
@@ -1096,7 +1097,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add(
-        "address", nargs="?", help="the scheduler's, as tcp://HOST:PORT (default: scheduler-address of Dask's settings)"
+        "address",
+        nargs="?",
+        help="the scheduler's, as tls://HOST:PORT (default: scheduler-address of Dask's settings)",
     )
     add("--workers", action="extend", type=_name_list, metavar="NAME,…|@FILE", help="names of the expected workers")
     add("--absent", action="extend", type=_name_list, metavar="NAME,…|@FILE", help="names expected to be absent")
@@ -1123,7 +1126,7 @@ def read_options(argv: Sequence[str] | None) -> Options:
         address = normalize_address(address)
         _, port = get_address_host_port(address, strict=True)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{address!r} is no address such as tcp://192.0.2.11:8786: {_one_line(error)}") from None
+        raise UsageError(f"{address!r} is no address such as tls://192.0.2.11:8786: {_one_line(error)}") from None
     if not port:
         raise UsageError(f"{address!r} has no port; a scheduler's is 8786 as a rule")
     if given.workers is not None and not given.workers:

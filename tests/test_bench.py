@@ -38,7 +38,7 @@ WORKER = {
         "User": "10786:10787",
         "Env": ["DASK_CONFIG=/etc/dask", "PATH=/opt/dask/bin:/usr/bin"],
         "Cmd": [
-            *("dask", "worker", "tcp://172.30.81.11:8786", "--name", "worker1-0", "--host", "172.30.81.12"),
+            *("dask", "worker", "tls://172.30.81.11:8786", "--name", "worker1-0", "--host", "172.30.81.12"),
             *("--worker-port", "10000", "--nanny-port", "10100", "--dashboard-address", "127.0.0.1:10200"),
             *("--nthreads", "2", "--memory-limit", "1073741824", "--local-directory", "/var/spill"),
         ],
@@ -95,7 +95,7 @@ def test_the_alternatives_take_turns_and_ours_is_the_last() -> None:
 def test_a_process_beside_its_container_differs_in_ports_and_folders_alone() -> None:
     folders = {mount["Destination"]: mount["Source"] for mount in WORKER["Mounts"]}
     assert bench.beside(WORKER["Config"]["Cmd"], folders) == [
-        *("/opt/dask/bin/dask", "worker", "tcp://172.30.81.11:28786", "--name", "worker1-0", "--host", "172.30.81.12"),
+        *("/opt/dask/bin/dask", "worker", "tls://172.30.81.11:28786", "--name", "worker1-0", "--host", "172.30.81.12"),
         *("--worker-port", "30000", "--nanny-port", "30100", "--dashboard-address", "127.0.0.1:30200"),
         *("--nthreads", "2", "--memory-limit", "1073741824", "--local-directory", "/var/lib/dask-hostnet/spill/0"),
     ]

@@ -56,7 +56,7 @@ def test_up_runs_the_steps_in_order_and_prints_the_verification_and_the_address(
     ]
     assert positions == sorted(positions)
     assert out.count("changed=0") == 3
-    assert "tcp://192.0.2.11:8786" in out
+    assert "tls://192.0.2.11:8786" in out
     assert "deploy@192.0.2.11" in out
     assert {log.name.split("-")[-1] for log in (checkout / ".hostnet/log").iterdir()} == {
         "nodes.log",

@@ -97,6 +97,8 @@ def test_it_asks_where_the_scheduler_listens_and_not_where_the_inventory_says(pr
     command = "/opt/dask/bin/python /opt/dask/bin/dask scheduler --host 192.0.2.9 --port 8790 --no-show"
     (processes / "7/cmdline").write_bytes(command.replace(" ", "\0").encode())
     assert listening(processes) == "tcp://192.0.2.9:8790"
+    (processes / "7/cmdline").write_bytes(f"{command} --protocol tls".replace(" ", "\0").encode())
+    assert listening(processes) == "tls://192.0.2.9:8790"
 
 
 def test_a_scheduler_that_is_not_there_holds_nothing() -> None:

@@ -88,7 +88,7 @@ def next_lines(checkout: Path) -> list[str]:
     ssh = f"ssh -i {INVENTORY}/ssh/id_ed25519 -o UserKnownHostsFile={INVENTORY}/ssh/known_hosts"
     login = f"{values.get('ansible_user', 'deploy')}@{address}"
     return [
-        f"scheduler   tcp://{address}:8786",
+        f"scheduler   tls://{address}:8786",
         f"dashboard   {ssh} -N -L 8787:127.0.0.1:8787 {login}",
         "            then http://localhost:8787/status in a browser",
         f"a node      {ssh} {login}",

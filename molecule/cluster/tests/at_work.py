@@ -24,6 +24,11 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 ROOT = Path(__file__).resolve().parents[3]
 INVENTORY = Path(__file__).resolve().parents[1] / "inventory"
 OUR_LABEL = "io.dask-hostnet.cluster=cluster"
+# a client in a container of its own, with the certificate of its host
+CLIENT = (
+    "--volume /etc/dask-hostnet/verify:/verify:ro --volume /etc/dask-hostnet/tls:/etc/dask-tls:ro --user 10786:10786 "
+    "--volume /etc/dask-hostnet/scheduler:/etc/dask:ro --env DASK_CONFIG=/etc/dask"
+)
 LOG = logging.getLogger("cluster")
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
@@ -142,15 +147,14 @@ def identities(*names: str) -> dict[tuple[str, str], tuple[str, str, int]]:
 
 def ask_cluster(*arguments: str) -> str:
     """Run a command in the pinned image on the scheduler's host and return its output; it must exit 0."""
-    folder = "--volume /etc/dask-hostnet/verify:/verify:ro"
-    command = f"docker run --rm --network host {folder} {image()} {shlex.join(arguments)}"
+    command = f"docker run --rm --network host {CLIENT} {image()} {shlex.join(arguments)}"
     return str(on("scheduler1").check_output(command))
 
 
 def scheduler_address() -> str:
     """Return what a client dials."""
     said = on("scheduler1").check_output("ss -Hltn sport = :8786").split()
-    return f"tcp://{said[3]}"
+    return f"tls://{said[3]}"
 
 
 def verification(*workers: str) -> str:

@@ -25,7 +25,11 @@ def test_docker_shows_the_promised_settings(host, inspect, image):
     assert limits["Ulimits"] == [{"Name": "nofile", "Soft": 16384, "Hard": 16384}]
     assert (limits["Memory"], limits["MemorySwap"]) == (2**29, 2**29)
     assert config["StopTimeout"] == 60
-    assert sorted(limits["Binds"]) == ["/etc/dask-hostnet/probe:/etc/dask:ro", "/srv:/data:ro"]
+    assert sorted(limits["Binds"]) == [
+        "/etc/dask-hostnet/probe:/etc/dask:ro",
+        "/etc/dask-hostnet/tls:/etc/dask-tls:ro",
+        "/srv:/data:ro",
+    ]
     assert {"PROBE=7", "DASK_CONFIG=/etc/dask"} <= set(config["Env"])
     assert config["Labels"]["io.dask-hostnet.kind"] == "dask-probe"
     assert len(config["Labels"]["io.dask-hostnet.config-hash"]) == 64
@@ -86,7 +90,6 @@ def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(h
         "dask_cluster_log_max_size": "1m",
         "dask_cluster_log_max_file": 2,
         "dask_cluster_uid": 12345,
-        "dask_cluster_gid": 12346,
         "probe_mounts": [],
         "probe_environment": {},
     }
@@ -94,10 +97,10 @@ def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(h
     container = inspect(host, NAME)
     config, limits = container["Config"], container["HostConfig"]
     assert limits["Ulimits"] == [{"Name": "nofile", "Soft": 8192, "Hard": 8192}]
-    assert (limits["PidsLimit"], config["StopTimeout"], config["User"]) == (512, 7, "12345:12346")
+    assert (limits["PidsLimit"], config["StopTimeout"], config["User"]) == (512, 7, "12345:10786")
     assert limits["LogConfig"]["Config"] == {"max-size": "1m", "max-file": "2"}
     assert config["Healthcheck"]["Interval"] == 3 * 10**9
-    assert limits["Binds"] == ["/etc/dask-hostnet/probe:/etc/dask:ro"]
+    assert limits["Binds"] == ["/etc/dask-hostnet/probe:/etc/dask:ro", "/etc/dask-hostnet/tls:/etc/dask-tls:ro"]
     assert not any(entry.startswith("PROBE=") for entry in config["Env"])
     assert container["State"]["Health"]["Status"] == "healthy"
     assert converge(**other).changed == {"worker1": 0}

@@ -10,6 +10,7 @@ import yaml
 
 INVENTORY = Path(__file__).parents[2] / "inventory"
 SIZES = Path(__file__).parents[1] / "sizes.yml"
+CERTIFICATES = Path(__file__).parents[2] / "dask_tls" / "converge.yml"
 MIB = 2**20
 ONE = ("--limit", "worker1")
 HOLD = """
@@ -68,9 +69,11 @@ def holder(node, addresses, image, wait):
         found = json.loads(host.check_output("python3 -c %s", COUNTS))
         return (found["tasks"], found["clients"]) == (0, 1)
 
-    where = f"tcp://{addresses['scheduler1']}:8786"
-    run = "docker run --detach --interactive --network host --name test-holder --env WHERE=%s %s python -c %s"
-    host.check_output(run, where, image, HOLD)
+    where = f"tls://{addresses['scheduler1']}:8786"
+    certificate = "--user 10786:10786 --volume /etc/dask-hostnet/tls:/etc/dask-tls:ro"
+    config = "--volume /etc/dask-hostnet/scheduler:/etc/dask:ro --env DASK_CONFIG=/etc/dask"
+    run = f"docker run --detach --interactive --network host --name test-holder {certificate} {config}"
+    host.check_output(f"{run} --env WHERE=%s %s python -c %s", where, image, HOLD)
     try:
         wait(lambda: "held" in host.check_output("docker logs test-holder"), "a client holds a key", 60)
         yield
@@ -200,6 +203,7 @@ print(json.dumps({name: answer.result(60) for name, answer in kinds.items()}))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(400)
 def test_hosts_of_several_kinds_are_one_cluster(node, addresses, converge, play, client, tmp_path):
     """One shares the scheduler's host, one is a file server's user, one has a second address for data."""
@@ -221,6 +225,8 @@ def test_hosts_of_several_kinds_are_one_cluster(node, addresses, converge, play,
     device = node("worker2").check_output("ip -o -4 address show scope global").split()[1]
     node("worker2").check_output("ip address add %s/24 dev %s", other, device)
     try:
+        # its containers must be able to read the host's key
+        assert play(inventory=spoilt, playbook=CERTIFICATES).status == 0
         run = play(inventory=spoilt)
         assert run.status == 0, run.text
         sizes = client(WORKERS)
@@ -238,6 +244,7 @@ def test_hosts_of_several_kinds_are_one_cluster(node, addresses, converge, play,
         }
         assert set(play(inventory=spoilt).changed.values()) == {0}
     finally:
+        play(playbook=CERTIFICATES)
         gone = play("--limit", "scheduler1", inventory=spoilt, dask_worker_count=0, dask_cluster_allow_interrupt=True)
         back = play(dask_cluster_allow_interrupt=True)
         node("worker2").check_output("ip address delete %s/24 dev %s", other, device)

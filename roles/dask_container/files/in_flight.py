@@ -1,6 +1,6 @@
 """Print what a scheduler has in flight as one line of JSON: tasks and stored keys, processing, bytes, clients.
 
-Runs in the scheduler's container (`python -`, or `python - tcp://192.0.2.11:8786`): the process there says on its
+Runs in the scheduler's container (`python -`, or `python - tls://192.0.2.11:8786`): the process there says on its
 command line where it listens, which the inventory may no longer. It asks without a client, which would count itself,
 and leaves out the clients that workers keep for their own tasks (joblib, `get_client`) and those that the scheduler
 lists for published datasets: they stay for as long as the worker or the scheduler does, and what they hold is counted
@@ -71,7 +71,9 @@ def listening(processes: Path = Path("/proc")) -> str | None:
             continue
         if "scheduler" in words and {"--host", "--port"} <= set(words):
             host, port = (words[words.index(option) + 1] for option in ("--host", "--port"))
-            return f"tcp://{host}:{port}"
+            # one that was started before TLS came has no protocol
+            protocol = words[words.index("--protocol") + 1] if "--protocol" in words else "tcp"
+            return f"{protocol}://{host}:{port}"
     return None
 
 
