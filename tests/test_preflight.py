@@ -201,6 +201,10 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "dask_cluster_client_networks: '192.0.2.1/24' (192.0.2.1/24 has host",
     ),
     ({"about.client_networks": ["all"]}, "write it as in 192.0.2.0/24"),
+    (
+        {"about.plan.networks": {"dask_firewall_monitoring_networks": ["office"], "dask_firewall_other": []}},
+        "dask_firewall_monitoring_networks: 'office' ('office' does not appear to be an IPv4 or IPv6 network)",
+    ),
     ({"about.networks": ["198.51.100.0/24"]}, "198.51.100.0/24 without 192.0.2.21; add the network that this host is"),
     (
         {"about.address": "192.0.2.99", "seen.names": {"192.0.2.99": ["192.0.2.99"], "192.0.2.11": ["192.0.2.11"]}},

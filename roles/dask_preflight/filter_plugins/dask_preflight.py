@@ -114,6 +114,10 @@ def _addresses_given(host: Host) -> Iterator[Problem]:
         yield host.problem("addresses", variable, repr(address), "it must be an IPv4 address or a name")
     for name in ("networks", "client_networks"):
         yield from _networks(host, f"dask_cluster_{name}", host.about[name])
+    # these may be empty
+    for variable, networks in host.about["plan"].get("networks", {}).items():
+        if networks != []:
+            yield from _networks(host, variable, networks)
 
 
 def _networks(host: Host, variable: str, value: Any) -> Iterator[Problem]:
