@@ -36,6 +36,17 @@ def test_docker_shows_the_promised_settings(host, inspect, image):
     assert config["Healthcheck"]["Test"][-2:] == ["127.0.0.1", "18787"]
 
 
+def test_it_shares_the_network_and_nothing_else(host, inspect):
+    container = inspect(host, NAME)
+    limits = container["HostConfig"]
+    assert (limits["PidMode"], limits["UTSMode"], limits["UsernsMode"], limits["IpcMode"]) == ("", "", "", "private")
+    assert not limits["Devices"]
+    assert not limits["VolumesFrom"]
+    binds = [mount for mount in container["Mounts"] if mount["Type"] == "bind"]
+    assert binds
+    assert {mount["Propagation"] for mount in binds} == {"rprivate"}
+
+
 def test_seen_from_inside_there_is_nothing_to_take(host):
     code = Path(__file__).with_name("inside.py").read_text()
     seen = json.loads(host.check_output(f"docker exec {NAME} python -c %s", code))

@@ -19,21 +19,23 @@ SHOWN = "PYTHONUNBUFFERED=1"
 NODES = ("scheduler1", "worker1", "worker2")
 
 
-def core(pem):
-    """A line of a private key that no other key has."""
-    lines = re.search(r"PRIVATE KEY-----\n(.*?)\n-----END", pem, re.DOTALL)[1].split("\n")
+def core(text):
+    """A line of a private key that no other key has; the key may stand in YAML or JSON."""
+    body = re.search(r"PRIVATE KEY-----(.*?)-----END", text, re.DOTALL)[1]
+    lines = [line for line in re.split(r"\\n|\s+", body) if line]
     return max(lines[1:] or lines, key=len)
 
 
 def kept():
     """The secrets that the control machine keeps, by file; nobody else may read one."""
     found = {}
-    for path in (each for each in (INVENTORY / "pki").rglob("*") if each.is_file()):
-        text = path.read_text(errors="replace")
+    folder = INVENTORY / "pki"
+    for path in (each for each in folder.rglob("*") if each.is_file()):
+        text, name = path.read_text(errors="replace"), str(path.relative_to(folder))
         if "PRIVATE KEY-----" in text:
-            found[path.name] = core(text)
+            found[name] = core(text)
         elif "password" in path.name:
-            found[path.name] = text.strip()
+            found[name] = text.strip()
         else:
             continue
         assert path.stat().st_mode & 0o077 == 0, path
