@@ -276,6 +276,15 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"seen|paths|/data": place(kind="missing")}, "dask_worker_mounts: /data:/data:ro: /data is not there; make it"),
     ({"about.plan.mounts": ["data"]}, "dask_worker_mounts: 'data'; write source:destination:mode"),
+    (
+        {"about.plan.mounts": ["/var/run/docker.sock:/s:ro"]},
+        "/var/run/docker.sock:/s:ro, which opens /run/docker.sock; mount a folder of data: a task that",
+    ),
+    ({"about.plan.mounts": ["/:/host"]}, "dask_worker_mounts: /:/host, which opens /run/docker.sock; mount a folder"),
+    (
+        {"about.plan.mounts": ["/etc/:/etc"]},
+        "dask_worker_mounts: /etc/:/etc, which opens a folder of the host's system",
+    ),
     ({"about.plan.secrets": ["a/../b"]}, "dask_worker_secrets: 'a/../b'; a name has letters, digits and _"),
     ({"about.plan.secrets": None}, "dask_worker_secrets: no dictionary; write NAME: value, the value vaulted"),
     ({"about.plan.mounts": "/data:/data"}, "dask_worker_mounts: '/data:/data'; write a list"),
@@ -318,6 +327,25 @@ def test_what_cannot_work_is_said_with_its_remedy(judge: ModuleType, edits: dict
     (problem,) = problems_of(judge, edits)
     assert problem.startswith("w1: ")
     assert expected in problem
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["//", "/run", "/var/run/", "/run/docker.sock", "/srv/../run/./docker.sock", "//var//run", "/var", "/var/lib",
+     "/usr/", "/var/lib/docker/volumes", "/var/run/containerd/containerd.sock", "/proc", "/dev"],
+)  # fmt: skip
+def test_no_way_of_writing_it_mounts_what_gives_the_host_away(judge: ModuleType, source: str) -> None:
+    (problem,) = problems_of(judge, {"about.plan.mounts": [f"{source}:/data:ro"]})
+    assert "which opens " in problem
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/srv", "/data", "/run/munge", "/runs", "/etc/ssl/certs", "/usr/local/share", "/var/lib/docker-data",
+     "/var/running", "/home", "/dev/infiniband"],
+)  # fmt: skip
+def test_a_folder_of_data_may_be_mounted(judge: ModuleType, source: str) -> None:
+    assert problems_of(judge, {"about.plan.mounts": [f"{source}:/data:ro"]}) == []
 
 
 def test_a_scheduler_address_must_be_one_of_its_host_that_others_can_dial(judge: ModuleType) -> None:

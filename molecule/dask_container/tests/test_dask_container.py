@@ -3,6 +3,9 @@
 In the order of the file: each test leaves the stand-in running, the last one without.
 """
 
+import json
+from pathlib import Path
+
 testinfra_hosts = ["ansible://worker1"]
 NAME = "dask-probe-0"
 
@@ -37,14 +40,36 @@ def test_docker_shows_the_promised_settings(host, inspect, image):
     assert config["Healthcheck"]["Test"][-2:] == ["127.0.0.1", "18787"]
 
 
-def test_the_kernel_enforces_them(host):
-    status = host.check_output(f"docker exec {NAME} cat /proc/self/status")
-    facts = dict(line.split(":\t", 1) for line in status.splitlines())
-    assert facts["Uid"].split() == ["10786"] * 4
-    assert (int(facts["CapEff"], 16), int(facts["CapBnd"], 16), facts["NoNewPrivs"]) == (0, 0, "1")
-    written = host.run(f"docker exec {NAME} sh -c 'ulimit -n; touch /tmp/mine && echo tmp; touch /opt/dask/mine'")
-    assert written.stdout.split() == ["16384", "tmp"]
-    assert "Read-only file system" in written.stderr
+def test_it_shares_the_network_and_nothing_else(host, inspect):
+    container = inspect(host, NAME)
+    limits = container["HostConfig"]
+    assert (limits["PidMode"], limits["UTSMode"], limits["UsernsMode"], limits["IpcMode"]) == ("", "", "", "private")
+    assert not limits["Devices"]
+    assert not limits["VolumesFrom"]
+    binds = [mount for mount in container["Mounts"] if mount["Type"] == "bind"]
+    assert binds
+    assert {mount["Propagation"] for mount in binds} == {"rprivate"}
+
+
+def test_seen_from_inside_there_is_nothing_to_take(host):
+    code = Path(__file__).with_name("inside.py").read_text()
+    seen = json.loads(host.check_output(f"docker exec {NAME} python -c %s", code))
+    assert seen["ids"] == [10786] * 6
+    assert set(seen["groups"]) <= {10786}
+    assert set(seen["capabilities"]) == {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}
+    assert not any(seen["capabilities"].values())
+    assert seen["no_new_privileges"] == "1"
+    # the engine's filter of system calls
+    assert seen["seccomp"] == "2"
+    assert seen["open_files"] == [16384, 16384]
+    assert seen["root_is_read_only"] is True
+    assert seen["writing"] == {
+        "/tmp/mine": "written",  # noqa: S108  # the container's own
+        "/opt/dask/mine": "Read-only file system",
+        "/etc/dask/mine": "Read-only file system",
+    }
+    for nothing in ("privileged", "sockets", "compilers", "caches", "installers"):
+        assert seen[nothing] == [], nothing
 
 
 def test_it_comes_back_when_its_process_is_killed(host, inspect, wait):

@@ -35,6 +35,18 @@ def test_the_engine_is_set_up(host):
     }
 
 
+def test_its_files_and_sockets_are_roots(host):
+    paths = "/etc/docker /etc/docker/daemon.json /run/docker.sock /run/containerd/containerd.sock"
+    lines = host.check_output(f"stat --format '%n %U %G %a' {paths}").splitlines()
+    seen = {name: (user, group, int(mode, 8)) for name, user, group, mode in map(str.split, lines)}
+    # who is in the group is root: Debian's package puts nobody there
+    assert seen.pop("/run/docker.sock") == ("root", "docker", 0o660)
+    assert host.group("docker").members == []
+    for name, (user, group, mode) in seen.items():
+        assert (user, group) == ("root", "root"), name
+        assert mode & (0o022 if name.startswith("/etc") else 0o117) == 0, name
+
+
 def test_upgrades_leave_the_engine_alone(host):
     assert {"docker.io", "containerd", "runc"} <= set(host.check_output("apt-mark showhold").split())
     upgrade = host.check_output("apt-get --simulate --quiet=2 dist-upgrade")

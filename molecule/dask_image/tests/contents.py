@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import stat
 import sysconfig
 from pathlib import Path
 
@@ -19,13 +18,6 @@ for module in MODULES.split():
     importlib.import_module(module)
 folders = [Path(folder) for folder, _, _ in os.walk(PACKAGES)]
 sources = list(PACKAGES.rglob("*.py"))
-special = [
-    str(Path(folder, name))
-    for top in ("/usr", "/opt", "/etc", "/var")
-    for folder, _, names in os.walk(top)
-    for name in names
-    if Path(folder, name).lstat().st_mode & (stat.S_ISUID | stat.S_ISGID)
-]
 print(
     json.dumps(
         {
@@ -41,7 +33,6 @@ print(
                 name for name in ("pip", "setuptools") if importlib.util.find_spec(name) or shutil.which(name)
             ],
             "uncompiled": [str(path) for path in sources if not Path(importlib.util.cache_from_source(path)).exists()],
-            "privileged": special,
         }
     )
 )

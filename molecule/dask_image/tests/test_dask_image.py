@@ -53,8 +53,42 @@ def test_it_holds_the_lock_and_nothing_to_spare(builder, image):
     assert found["versions"] == locked
     assert found["ids"] == [10786, 10786]
     assert found["release"] == "bookworm"
-    for nothing in ("tests", "installers", "uncompiled", "privileged"):
+    for nothing in ("tests", "installers", "uncompiled"):
         assert found[nothing] == [], nothing
+
+
+# also in folders that only root may enter: what could raise a process, compilers, installers and what they leave behind
+UNWANTED = r"""find / -xdev -regextype egrep '(' -type f -perm /6000
+-o -type s
+-o -regex '.*/bin/([a-z0-9_]+-)*(cc|c[+][+]|cpp|gcc|g[+][+]|clang|clang[+][+]|tcc|as|ld|go|rustc)(-[0-9.]+)?'
+-o -regex '.*/(pip[0-9.]*|ensurepip|(pip|setuptools)-[^/]*[.]whl)'
+')'"""
+
+
+def test_nothing_in_it_raises_compiles_or_installs(builder, image):
+    run = "docker run --rm --network none --read-only --user 0:0 --cap-drop ALL --cap-add DAC_READ_SEARCH %s sh -c %s"
+    assert builder.check_output(run, image, UNWANTED.replace("\n", " ")) == ""
+
+
+def test_its_bill_lists_what_runs(builder, image):
+    """Counted by other means than those that wrote it."""
+    digest = image.partition("@")[2]
+    bill = json.loads((INVENTORY / "sbom" / f"{digest.replace(':', '-')}.cdx.json").read_text())
+    assert bill["metadata"]["component"]["version"] == digest
+    code = "import importlib.metadata as m\nfor d in m.distributions(): print(d.metadata['Name'], d.version, sep='\\t')"
+    asked = 'dpkg-query --show; echo --; python -c "$CODE"'
+    run = builder.check_output("docker run --rm --network none --env CODE=%s %s sh -c %s", code, image, asked)
+    debian, python = (
+        # a library's name has its architecture behind it
+        sorted(re.sub(r":\w+(?=\t)", "", line).split("\t") for line in part.split("\n") if line)
+        for part in run.split("--\n")
+    )
+    listed = {"deb": [], "pypi": []}
+    for each in bill["components"]:
+        listed[each["purl"][4:].partition("/")[0]].append([each["name"], each["version"]])
+    assert (len(debian), len(python)) == (len(listed["deb"]), len(listed["pypi"]))
+    assert debian == sorted(listed["deb"])
+    assert python == sorted(listed["pypi"])
 
 
 def test_a_host_may_pull_and_a_stranger_may_not(node, addresses, image):

@@ -214,11 +214,12 @@ def test_what_stands_in_the_way_on_a_host_is_named(hostile, refuse, wait):
         "dask_worker_local_directory /srv/a-file/spill, below a file name a folder",
         "dask_cluster_nanny_port, dask_cluster_worker_port 10000 more than once plan each port once",
         "dask_worker_mounts 'data' write source:destination:mode with absolute paths, mode ro or rw",
+        "dask_worker_mounts /run/docker.sock:/s, which opens /run/docker.sock mount a folder of data",
         "dask_worker_memory_limit 100 MiB for each of 1 it must be at least 256 MiB",
         **one,
         dask_worker_local_directory="/srv/a-file/spill",
         dask_cluster_nanny_port=10000,
-        dask_worker_mounts=["data"],
+        dask_worker_mounts=["data", "/run/docker.sock:/s"],
         dask_worker_memory_limit="100MiB",
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,16 @@ SMALLEST_WORKER = 256 * 1024**2
 CLOCK_SECONDS = 5
 NOT_LOCAL = re.compile(r"tmpfs|ramfs|nfs\d?|cifs|smb3?|9p|ceph|glusterfs|fuse\.(sshfs|glusterfs|s3fs|rclone)|lustre")
 NO_OWNERS = re.compile(r"vfat|msdos|exfat|ntfs\d?|fuseblk")
+# whoever reaches one of these from a container has the host: the sockets and stores of engines, the system itself
+HOST_KEYS = (
+    "/run/docker.sock",
+    "/run/containerd",
+    "/run/podman",
+    "/run/crio",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+)
+SYSTEM_FOLDERS = ("/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/sys", "/usr")
 CONTAINER_BRIDGE = re.compile(r"docker\d+|br-[0-9a-f]{12}|cni\d*|cni-podman\d+|podman\d+|lxcbr\d+|virbr\d+|veth\w+")
 
 Problem = dict[str, str]
@@ -169,6 +180,22 @@ def _mounts_given(host: Host) -> Iterator[Problem]:
     for mount in mounts:
         if not re.fullmatch(r"/[^:]*:/[^:]*(:(ro|rw)(,\w+)*)?", str(mount)):
             yield host.problem("mounts", "dask_worker_mounts", repr(mount), form)
+        elif opened := _opened(str(mount).partition(":")[0]):
+            remedy = "mount a folder of data: a task that reaches this one has the host"
+            value = f"{mount}, which opens {opened}"
+            yield host.problem("host_mounts", "dask_worker_mounts", value, remedy)
+
+
+def _opened(source: str) -> str:
+    """Return what of the host this source would give away; empty for a folder of data."""
+    # normpath keeps two leading slashes
+    path = re.sub(r"^/+(var/run(?=/|$))?", lambda found: "/run" if found[1] else "/", posixpath.normpath(source))
+    if path in SYSTEM_FOLDERS:
+        return "a folder of the host's system"
+    for key in HOST_KEYS:
+        if path == key or path.startswith(f"{key}/") or key.startswith(f"{path.rstrip('/')}/"):
+            return key
+    return ""
 
 
 def _secrets(host: Host) -> Iterator[Problem]:
