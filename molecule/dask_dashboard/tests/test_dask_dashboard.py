@@ -23,18 +23,20 @@ CHOSEN = "by-the-operator"
 # not the browser's play
 SCHEDULER = ("--limit", "dask_scheduler")
 TASKS = 60
+# the tasks' keys begin with MARK, by which this run's are known
+MARK = f"probe-{time.time_ns()}"
 COMPUTE = f"""
 import time
-def live_probe(i):
+def probe(i):
     time.sleep(0.05)
     return i
-print(json.dumps(sum(client.gather(client.map(live_probe, range({TASKS}), pure=False)))))
+print(json.dumps(sum(client.gather(client.map(probe, range({TASKS}), key="{MARK}")))))
 """
 # in Bokeh's pages: the data of each plot
 DATA = "() => Bokeh.documents.flatMap(one => [...one._all_models.values()].filter(m => m.data).map(m => m.data))"
 SHOWN = f"() => window.Bokeh && Bokeh.documents.length > 0 && ({DATA})().length > 0"
 NAMES = f"({DATA})().filter(d => d.nthreads).flatMap(d => [...d.name])"
-IN_STREAM = f"({DATA})().filter(d => d.worker_thread).flatMap(d => [...d.name]).filter(n => n === 'live_probe').length"
+IN_STREAM = f"({DATA})().filter(d => d.worker_thread).flatMap(d => [...d.key]).filter(k => k.includes('{MARK}')).length"
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def test_the_workers_pages_are_reached_by_the_dashboards_links(ask, addresses):
     for link in links:
         page = ask(f"/{link}", generated())
         assert page.status == 200
-        assert "Worker" in page.body
+        assert 'href="profile-server"' in page.body
         assert ask(f"/{link}".replace("status", "health"), generated()).body == "ok"
 
 
@@ -229,7 +231,7 @@ def test_a_password_of_the_operators_wins_and_a_renewed_certificate_is_taken_up(
     assert ask("/health", CHOSEN).status == 401
 
 
-def test_a_browser_shows_the_workers_and_the_tasks_as_they_run(address, client):
+def test_a_browser_shows_the_workers_and_the_tasks_as_they_run(address, addresses, client):
     url, sockets, errors = f"https://{address}:8443", [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--disable-dev-shm-usage"])
@@ -251,13 +253,17 @@ def test_a_browser_shows_the_workers_and_the_tasks_as_they_run(address, client):
 
         page.goto(f"{url}/status")
         page.wait_for_function(SHOWN)
-        before = page.evaluate(f"() => {IN_STREAM}")
+        assert page.evaluate(f"() => {IN_STREAM}") == 0
         assert client(COMPUTE) == sum(range(TASKS))
         # nothing was loaded again: it came by the websocket
-        page.wait_for_function(f"() => {IN_STREAM} >= {before + TASKS}")
+        page.wait_for_function(f"() => {IN_STREAM} == {TASKS}")
         SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOT)
+
+        of_worker = f"proxy/10200/{addresses['worker1']}/status"
+        page.goto(f"{url}/{of_worker}")
+        page.wait_for_function(SHOWN)
         browser.close()
-    assert sockets == [f"wss://{address}:8443/{page}/ws" for page in ("workers", "status")]
+    assert sockets == [f"wss://{address}:8443/{page}/ws" for page in ("workers", "status", of_worker)]
     # a policy that is too strict for Bokeh is an error there
     assert errors == []
