@@ -81,6 +81,7 @@ def good(*groups: str) -> dict[str, Any]:
             "ports": {
                 "scheduler": 8786,
                 "scheduler_http": 8787,
+                "dashboard": 8443,
                 "worker": 10000,
                 "nanny": 10100,
                 "worker_http": 10200,

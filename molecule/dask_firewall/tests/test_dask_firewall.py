@@ -22,7 +22,7 @@ NETNS = "nsenter --net=/run/netns/test-outside"
 
 WORKERS, NANNIES, WORKER_PAGES = set(range(10000, 10100)), set(range(10100, 10200)), set(range(10200, 10300))
 PLAN = {5000, 8443, 8786, 8787} | WORKERS | NANNIES | WORKER_PAGES
-OF_CLUSTER = {5000, 8786} | WORKERS | NANNIES
+OF_CLUSTER = {5000, 8786} | WORKERS | NANNIES | WORKER_PAGES
 # of each of the plan's doors, and the neighbours that are not ours
 LISTENING = {4999, 5000, 8443, 8785, 8786, 8787, 8788, 9999, 10001, 10099, 10101, 10199, 10201, 10299, 10300}
 LISTEN = """

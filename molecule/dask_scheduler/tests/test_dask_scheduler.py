@@ -17,7 +17,7 @@ def test_it_listens_as_planned_and_nowhere_else(host, addresses):
     address = addresses["scheduler1"]
     lines = host.check_output("ss -Htlnp").splitlines()
     # less those that the host had before, and Docker's own resolver, which has no process
-    known = ("sshd", "containerd", "docker-registr")
+    known = ("sshd", "containerd", "docker-registr", "nginx")
     listening = {line.split()[3] for line in lines if "users:" in line and not any(name in line for name in known)}
     assert listening == {f"{address}:8786", "127.0.0.1:8787"}
     # as a neighbour sees it

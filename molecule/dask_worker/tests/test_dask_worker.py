@@ -45,7 +45,11 @@ def planned(address, *numbers):
     return {
         socket
         for i in numbers
-        for socket in (f"{address}:{10000 + i}", f"{address}:{10100 + i}", f"127.0.0.1:{10200 + i}")
+        for socket in (
+            f"{address}:{10000 + i}",
+            f"{address}:{10100 + i}",
+            *(f"{at}:{10200 + i}" for at in ("127.0.0.1", address)),
+        )
     }
 
 

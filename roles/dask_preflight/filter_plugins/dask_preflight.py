@@ -25,6 +25,8 @@ OLDEST_DEBIAN = 12
 GROUPS = ("dask_scheduler", "dask_workers", "dask_registry")
 # names that an older release knew, and what they are called now
 RENAMED = {"dask_docker_daemon_config": "dask_docker_daemon_options"}
+# what of ours is no container and holds a port, by the name of its process
+OURS = {"dask_cluster_registry_port": "docker-registr", "dask_cluster_dashboard_port": "nginx"}
 SMALLEST_WORKER = 256 * 1024**2
 CLOCK_SECONDS = 5
 NOT_LOCAL = re.compile(r"tmpfs|ramfs|nfs\d?|cifs|smb3?|9p|ceph|glusterfs|fuse\.(sshfs|glusterfs|s3fs|rclone)|lustre")
@@ -286,6 +288,7 @@ def planned_ports(about: Mapping[str, Any], workers: int) -> Ports:
     if "dask_scheduler" in about["groups"]:
         plan.append(("dask_cluster_scheduler_port", address, int(ports["scheduler"])))
         plan.append(("dask_cluster_scheduler_http_port", pages, int(ports["scheduler_http"])))
+        plan.append(("dask_cluster_dashboard_port", address, int(ports["dashboard"])))
     if "dask_registry" in about["groups"]:
         plan.append(("dask_cluster_registry_port", address, int(ports["registry"])))
     for i in range(workers):
@@ -308,11 +311,12 @@ def _ports(host: Host) -> Iterator[Problem]:
     loose = defaultdict(list)
     for variable, address, port in plan:
         for held in seen["listeners"]:
-            if held["port"] != port or not _overlap(seen["names"].get(address, [address]), held["address"]):
+            # a worker's pages are shown to holders of a certificate at the host's own address too
+            at = {address, str(host.about["address"])} if variable == "dask_cluster_worker_http_port" else {address}
+            taken = [each for name in at for each in seen["names"].get(name, [name])]
+            if held["port"] != port or not _overlap(taken, held["address"]):
                 continue
-            mine = held["container"] in ours or (
-                variable == "dask_cluster_registry_port" and held["process"].startswith("docker-registr")
-            )
+            mine = held["container"] in ours or (variable in OURS and held["process"].startswith(OURS[variable]))
             # whose container it is, an engine that does not answer cannot say
             if not mine and not (held["container"] and seen["engine"].get("error")):
                 who = held["process"] or "another process"
