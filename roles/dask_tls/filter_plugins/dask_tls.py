@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def dask_tls_fingerprints(text: str) -> list[str]:
 def remaining(text: str) -> timedelta | None:
     """Return how long the first certificate in a PEM text is valid yet, None where there is none."""
     found = certificates(text)
-    return found[0].not_valid_after_utc - datetime.now(timezone.utc) if found else None
+    return found[0].not_valid_after_utc - datetime.now(UTC) if found else None
 
 
 def dask_tls_due(path: str, days: float) -> bool:
@@ -64,7 +64,7 @@ def dask_tls_warning(text: str, days: float, where: str) -> str:
         return ""
     count = abs(left).days
     span = f"{count} day{'' if count == 1 else 's'}"
-    end = f"{datetime.now(timezone.utc) + left:%Y-%m-%d}"
+    end = f"{datetime.now(UTC) + left:%Y-%m-%d}"
     return f"{where} {f'expired {span} ago' if left < timedelta(0) else f'expires in {span}'}, on {end}"
 
 
@@ -124,8 +124,8 @@ def dask_tls_host_refusals(pki: str, held: Mapping[str, Mapping[str, str]], fold
         elif not own and ("ca.crt" in files or "host.crt" in files):
             which = f"the SHA-256 of its ca.crt is {' or '.join(marks)}" if marks else f"{folder}/ca.crt cannot be read"
             lines.append(
-                f"{host}: it has a certificate of this cluster, whose CA is not in {pki}; a new CA would shut its hosts "
-                f"out. Bring pki/ from whoever made the cluster: {which}; {over}"
+                f"{host}: it has a certificate of a CA that is not in {pki}, and a new CA would shut out its cluster's "
+                f"hosts. Bring pki/ from whoever made the cluster: {which}; {over}"
             )
     return lines
 

@@ -17,13 +17,13 @@ options:
     required: true
 """
 
-SECRET = "host.key"
+KEY = "host.key"
 PUBLIC = ("host.csr", "host.crt", "ca.crt")
 
 
 def look(folder: Path) -> dict[str, str]:
     """Return the files that are there by their names, with their content; the key's stays unread."""
-    files = {SECRET: ""} if (folder / SECRET).is_file() else {}
+    files = {KEY: ""} if (folder / KEY).is_file() else {}
     for name in PUBLIC:
         if (folder / name).is_file():
             # what is no text is no certificate either, which is for the control machine to say
