@@ -60,7 +60,7 @@ def stored(folder: Path, key: str, certificate: str) -> str:
 
 
 def mark(certificate: str) -> str:
-    (found,) = tls.dask_tls_fingerprints(certificate)
+    (found,) = tls.fingerprints(certificate)
     return str(found)
 
 
@@ -68,7 +68,7 @@ def test_a_fingerprint_is_what_openssl_prints() -> None:
     _, certificate = made()
     expected = x509.load_pem_x509_certificate(certificate.encode()).fingerprint(hashes.SHA256())
     assert mark(certificate) == ":".join(f"{byte:02X}" for byte in expected)
-    assert tls.dask_tls_fingerprints("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n") == []
+    assert tls.fingerprints("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n") == []
 
 
 @pytest.mark.parametrize(

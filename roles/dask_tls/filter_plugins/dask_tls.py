@@ -34,7 +34,7 @@ def read(path: Path) -> str:
     return path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
 
 
-def dask_tls_fingerprints(text: str) -> list[str]:
+def fingerprints(text: str) -> list[str]:
     """Return the SHA-256 fingerprints of the certificates in a PEM text, as openssl writes them."""
     return [found.fingerprint(hashes.SHA256()).hex(":").upper() for found in certificates(text)]
 
@@ -110,11 +110,11 @@ def dask_tls_host_refusals(pki: str, held: Mapping[str, Mapping[str, str]], fold
         held: of each host the files in `folder`, by name, with their text.
         folder: where a host keeps its certificates.
     """
-    own = dask_tls_fingerprints(read(Path(pki) / "ca.crt"))
-    known = {mark for name in KNOWN for mark in dask_tls_fingerprints(read(Path(pki) / name))}
+    own = fingerprints(read(Path(pki) / "ca.crt"))
+    known = {mark for name in KNOWN for mark in fingerprints(read(Path(pki) / name))}
     lines = []
     for host, files in held.items():
-        marks = dask_tls_fingerprints(files.get("ca.crt", ""))
+        marks = fingerprints(files.get("ca.crt", ""))
         over = f"if the cluster that {host} was of is no more, remove {folder} there"
         if own and marks and not known & set(marks):
             lines.append(
@@ -138,7 +138,6 @@ class FilterModule:
         return {
             "dask_tls_ca_refusals": dask_tls_ca_refusals,
             "dask_tls_due": dask_tls_due,
-            "dask_tls_fingerprints": dask_tls_fingerprints,
             "dask_tls_host_refusals": dask_tls_host_refusals,
             "dask_tls_names": dask_tls_names,
             "dask_tls_warning": dask_tls_warning,
