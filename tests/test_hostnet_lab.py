@@ -57,6 +57,7 @@ def test_up_runs_the_steps_in_order_and_prints_the_verification_and_the_address(
     assert positions == sorted(positions)
     assert out.count("changed=0") == 3
     assert "tls://192.0.2.11:8786" in out
+    assert "https://192.0.2.11:8443/status" in out
     assert "deploy@192.0.2.11" in out
     assert {log.name.split("-")[-1] for log in (checkout / ".hostnet/log").iterdir()} == {
         "nodes.log",

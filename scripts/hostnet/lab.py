@@ -89,8 +89,8 @@ def next_lines(checkout: Path) -> list[str]:
     login = f"{values.get('ansible_user', 'deploy')}@{address}"
     return [
         f"scheduler   tls://{address}:8786",
-        f"dashboard   {ssh} -N -L 8787:127.0.0.1:8787 {login}",
-        "            then http://localhost:8787/status in a browser",
+        f"dashboard   https://{address}:8443/status, user dask, password in {INVENTORY}/pki/dashboard.password",
+        "a client    .venv/bin/ansible-playbook playbooks/client.yml -e hostnet_client=me",
         f"a node      {ssh} {login}",
         "converge    .venv/bin/ansible-playbook site.yml",
         "verify      .venv/bin/ansible-playbook playbooks/verify.yml",
