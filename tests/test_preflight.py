@@ -102,8 +102,8 @@ def good(*groups: str) -> dict[str, Any]:
             "names": {"192.0.2.21": ["192.0.2.21"], "192.0.2.11": ["192.0.2.11"]},
             "route": "eth0",
             "listeners": [
-                {"address": "192.0.2.21", "port": 10000, "process": "python", "container": OURS},
-                {"address": "127.0.0.1", "port": 8787, "process": "jupyter", "container": ""},
+                {"address": "192.0.2.21", "port": 10000, "process": "python", "container": OURS, "unit": ""},
+                {"address": "127.0.0.1", "port": 8787, "process": "jupyter", "container": "", "unit": ""},
             ],
             "port_range": [32768, 60999],
             "reserved_ports": "",
@@ -158,10 +158,17 @@ def test_a_good_host_has_no_problem(judge: ModuleType) -> None:
         "about.host": "s",
         "about.address": "192.0.2.11",
         "seen.addresses": {"127.0.0.1": "lo", "192.0.2.11": "eth0"},
-        "seen.listeners": [{"address": "192.0.2.11", "port": 5000, "process": "docker-registr", "container": ""}],
+        "seen.listeners": [
+            *listener(5000, "192.0.2.11", "docker-registr", unit="docker-registry.service"),
+            *listener(8443, "192.0.2.11", unit="dask-hostnet-dashboard.service"),
+        ],
         "about.plan.derived.memory": 4 * GIB,
     }
     assert problems_of(judge, scheduler, "dask_scheduler", "dask_registry") == []
+    theirs = scheduler | {"seen.listeners": listener(8443, unit="nginx.service")}
+    assert problems_of(judge, theirs, "dask_scheduler", "dask_registry") == [
+        "s: dask_cluster_dashboard_port: 8443, held by nginx; end that, or plan another port"
+    ]
     # scheduler and worker on one host
     both = scheduler | {"seen.engine.containers": [], "seen.listeners": []}
     assert problems_of(judge, both, "dask_scheduler", "dask_registry", "dask_workers") == []
@@ -170,8 +177,14 @@ def test_a_good_host_has_no_problem(judge: ModuleType) -> None:
     assert problems_of(judge, bare | {"seen.engine": {"present": False, "snap": False}}) == []
 
 
-def listener(port: int, address: str = "0.0.0.0", process: str = "nginx", container: str = "") -> list[dict[str, Any]]:  # noqa: S104
-    return [{"address": address, "port": port, "process": process, "container": container}]
+def listener(
+    port: int,
+    address: str = "0.0.0.0",  # noqa: S104
+    process: str = "nginx",
+    container: str = "",
+    unit: str = "",
+) -> list[dict[str, Any]]:
+    return [{"address": address, "port": port, "process": process, "container": container, "unit": unit}]
 
 
 def place(**changed: Any) -> dict[str, Any]:

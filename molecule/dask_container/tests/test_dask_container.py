@@ -29,6 +29,7 @@ def test_docker_shows_the_promised_settings(host, inspect, image):
     assert (limits["Memory"], limits["MemorySwap"]) == (2**29, 2**29)
     assert config["StopTimeout"] == 60
     assert sorted(limits["Binds"]) == [
+        "/etc/dask-hostnet/preload:/opt/dask-hostnet/preload:ro",
         "/etc/dask-hostnet/probe:/etc/dask:ro",
         "/etc/dask-hostnet/tls:/etc/dask-tls:ro",
         "/srv:/data:ro",
@@ -106,7 +107,7 @@ def test_a_changed_configuration_replaces_it_and_the_same_does_not(host, inspect
     assert identity() == second
 
 
-def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(host, inspect, converge):
+def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(host, addresses, inspect, converge):
     other = {
         "dask_container_nofile": 8192,
         "dask_container_pids_limit": 512,
@@ -115,6 +116,7 @@ def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(h
         "dask_cluster_log_max_size": "1m",
         "dask_cluster_log_max_file": 2,
         "dask_cluster_uid": 12345,
+        "dask_cluster_tls_min_version": "1.2",
         "probe_mounts": [],
         "probe_environment": {},
     }
@@ -125,9 +127,19 @@ def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(h
     assert (limits["PidsLimit"], config["StopTimeout"], config["User"]) == (512, 7, "12345:10786")
     assert limits["LogConfig"]["Config"] == {"max-size": "1m", "max-file": "2"}
     assert config["Healthcheck"]["Interval"] == 3 * 10**9
-    assert limits["Binds"] == ["/etc/dask-hostnet/probe:/etc/dask:ro", "/etc/dask-hostnet/tls:/etc/dask-tls:ro"]
+    assert sorted(limits["Binds"]) == [
+        "/etc/dask-hostnet/preload:/opt/dask-hostnet/preload:ro",
+        "/etc/dask-hostnet/probe:/etc/dask:ro",
+        "/etc/dask-hostnet/tls:/etc/dask-tls:ro",
+    ]
     assert not any(entry.startswith("PROBE=") for entry in config["Env"])
     assert container["State"]["Health"]["Status"] == "healthy"
+    # the other TLS by choice, with the host's certificate as a client's
+    pair = "-CAfile ca.crt -cert host.crt -key host.key </dev/null 2>&1"
+    handshake = host.check_output(
+        f"cd /etc/dask-hostnet/tls && openssl s_client -connect %s:18786 -tls1_2 {pair}", addresses["worker1"]
+    )
+    assert "Verify return code: 0 (ok)" in handshake
     assert converge(**other).changed == {"worker1": 0}
 
 

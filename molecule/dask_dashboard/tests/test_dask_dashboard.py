@@ -222,7 +222,7 @@ def test_a_password_of_the_operators_wins_and_a_renewed_certificate_is_taken_up(
         assert ask("/health", generated()).status == 401
         # open websockets are kept: other processes serve, under the same one
         assert main_process(host) == process
-        assert host.check_output("pgrep --parent --newest %s", process) not in workers.split()
+        assert host.check_output("pgrep --newest --parent %s", process) not in workers.split()
     finally:
         run = converge(*SCHEDULER)
     assert run.changed == {"scheduler1": 2}

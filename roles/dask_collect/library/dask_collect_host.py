@@ -94,6 +94,7 @@ COMMANDS = {
 JOURNALS = {
     "journal/docker.txt": ["--unit", "docker.service"],
     "journal/docker-registry.txt": ["--unit", "docker-registry.service"],
+    "journal/dask-hostnet.txt": ["--unit", "dask-hostnet-*"],
     "journal/containerd.txt": ["--unit", "containerd.service"],
     "journal/kernel.txt": ["--dmesg"],
     "journal/warnings.txt": ["--priority", "warning"],

@@ -50,7 +50,9 @@ async def ask(address: str) -> dict[str, int]:
         writer.close()
     except ConnectionRefusedError:
         return NOTHING
-    scheduler = rpc(address, connection_args=Security().get_connection_args("client"))
+    # without TLS there may be no certificates that the configuration names
+    arguments = Security().get_connection_args("client") if address.startswith("tls://") else {}
+    scheduler = rpc(address, connection_args=arguments)
     try:
         request = scheduler.run_function(function=dumps(count), args=dumps(()), kwargs=dumps({}), wait=True)
         answer = await asyncio.wait_for(request, DEADLINE)

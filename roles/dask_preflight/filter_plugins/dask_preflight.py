@@ -25,8 +25,11 @@ OLDEST_DEBIAN = 12
 GROUPS = ("dask_scheduler", "dask_workers", "dask_registry")
 # names that an older release knew, and what they are called now
 RENAMED = {"dask_docker_daemon_config": "dask_docker_daemon_options"}
-# what of ours is no container and holds a port, by the name of its process
-OURS = {"dask_cluster_registry_port": "docker-registr", "dask_cluster_dashboard_port": "nginx"}
+# what of ours is no container and holds a port, by its unit
+OURS = {
+    "dask_cluster_registry_port": "docker-registry.service",
+    "dask_cluster_dashboard_port": "dask-hostnet-dashboard.service",
+}
 SMALLEST_WORKER = 256 * 1024**2
 CLOCK_SECONDS = 5
 NOT_LOCAL = re.compile(r"tmpfs|ramfs|nfs\d?|cifs|smb3?|9p|ceph|glusterfs|fuse\.(sshfs|glusterfs|s3fs|rclone)|lustre")
@@ -316,7 +319,7 @@ def _ports(host: Host) -> Iterator[Problem]:
             taken = [each for name in at for each in seen["names"].get(name, [name])]
             if held["port"] != port or not _overlap(taken, held["address"]):
                 continue
-            mine = held["container"] in ours or (variable in OURS and held["process"].startswith(OURS[variable]))
+            mine = held["container"] in ours or (held["unit"] != "" and held["unit"] == OURS.get(variable))
             # whose container it is, an engine that does not answer cannot say
             if not mine and not (held["container"] and seen["engine"].get("error")):
                 who = held["process"] or "another process"

@@ -132,7 +132,7 @@ def holders() -> dict[str, int]:
 
 
 def listeners() -> list[dict[str, Any]]:
-    """Return what listens on this host: address, port, the process's name and its container's id."""
+    """Return what listens on this host: address, port, the process's name, its container's id and systemd's unit."""
     processes = holders()
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -142,13 +142,15 @@ def listeners() -> list[dict[str, Any]]:
                 continue
             address, port = decode(fields[1])
             process = processes.get(fields[9])
-            containers = re.findall(r"[0-9a-f]{64}", read(f"/proc/{process}/cgroup")) if process else []
+            groups = read(f"/proc/{process}/cgroup") if process else ""
+            containers, units = re.findall(r"[0-9a-f]{64}", groups), re.findall(r"[^/\n]+[.]service", groups)
             found.append(
                 {
                     "address": address,
                     "port": port,
                     "process": read(f"/proc/{process}/comm").strip() if process else "",
                     "container": containers[-1] if containers else "",
+                    "unit": units[-1] if units else "",
                 }
             )
     return found

@@ -97,6 +97,11 @@ def dask_tls_ca_refusals(pki: str, passphrase: str) -> list[str]:
         wrong = f"dask_tls_ca_passphrase is not the passphrase of {key}"
         return [wrong if encrypted else f"{key} cannot be read as a key: bring it back from where it is kept"]
     if any(found.public_key() != loaded.public_key() for found in certificates(read(certificate))):
+        if all((Path(pki) / name).is_file() for name in ("ca.next.crt", "ca.previous.key")):
+            return [
+                f"{key} is not the key of {certificate}: a switch of the CA was cut off; run "
+                "playbooks/rotate.yml -e hostnet_rotate=switch, which ends it"
+            ]
         # the modules would take it for a reason to make another CA
         return [f"{key} is not the key of {certificate}: bring back the two that belong together"]
     return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 NAME = "client.crt"
+LEAVING = "ok until the old CA is dropped"
 
 
 def dask_tls_days_left(path: str) -> float:
@@ -40,9 +41,8 @@ def authorities(*files: Path) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(found[0].read_bytes()) if found else []
 
 
-def dask_tls_client_lines(pki: str) -> list[str]:
-    """Return a table of the bundles in a pki folder's clients/: a row a client."""
-    rows = [("client", "expires", "days left", "state")]
+def bundles(pki: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield of each bundle in a pki folder's clients/ its name, last day, days left and state."""
     folder = Path(pki)
     # in a rotation two are trusted, of which one will go
     trusted = authorities(folder / "trust.crt", folder / "ca.crt")
@@ -52,17 +52,25 @@ def dask_tls_client_lines(pki: str) -> list[str]:
         try:
             certificate = x509.load_pem_x509_certificate(file.read_bytes())
         except ValueError:
-            rows.append((name, "", "", "no certificate"))
+            yield name, "", "", "no certificate"
             continue
         if left < 0:
             state = "expired"
         elif issued(certificate, staying):
             state = "ok"
         else:
-            state = (
-                "ok until the old CA is dropped" if issued(certificate, trusted) else "refused: of a CA that is gone"
-            )
-        rows.append((name, f"{certificate.not_valid_after_utc:%Y-%m-%d}", f"{max(left, 0):.0f}", state))
+            state = LEAVING if issued(certificate, trusted) else "refused: of a CA that is gone"
+        yield name, f"{certificate.not_valid_after_utc:%Y-%m-%d}", f"{max(left, 0):.0f}", state
+
+
+def dask_tls_leaving_clients(pki: str) -> list[str]:
+    """Return the names of the bundles that the drop of the old CA shuts out."""
+    return [name for name, _, _, state in bundles(pki) if state == LEAVING]
+
+
+def dask_tls_client_lines(pki: str) -> list[str]:
+    """Return a table of the bundles in a pki folder's clients/: a row a client."""
+    rows = [("client", "expires", "days left", "state"), *bundles(pki)]
     if len(rows) == 1:
         return ["no client has a bundle; -e hostnet_client=NAME makes one"]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -96,5 +104,6 @@ class FilterModule:
         return {
             "dask_tls_days_left": dask_tls_days_left,
             "dask_tls_client_lines": dask_tls_client_lines,
+            "dask_tls_leaving_clients": dask_tls_leaving_clients,
             "dask_tls_client_lock": dask_tls_client_lock,
         }
