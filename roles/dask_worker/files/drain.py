@@ -111,7 +111,7 @@ def at_work(dask_worker: Any) -> dict[str, Any]:
 
 def into_service(running: Any, dask_worker: Any) -> bool:
     """Have the worker take tasks again; whether it did not."""
-    retired = dask_worker.status.name == "closing_gracefully"
+    retired = bool(dask_worker.status.name == "closing_gracefully")
     if retired:
         dask_worker.status = running
     return retired
