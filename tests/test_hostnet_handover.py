@@ -161,7 +161,7 @@ def test_a_drain_moves_the_keys_waits_for_what_runs_and_gives_away_what_is_queue
     assert client.submit(os.getpid, workers=["one"], pure=False).result(timeout=20) == client.run(os.getpid)[one]
 
 
-@pytest.mark.parametrize("outcome", ["undo", "reschedule"])
+@pytest.mark.parametrize("outcome", ["undo", pytest.param("reschedule", marks=pytest.mark.thorough)])
 def test_tasks_that_do_not_end_in_time(
     cluster: Handing, client: Client, both: None, tmp_path: Path, outcome: str
 ) -> None:
