@@ -27,7 +27,7 @@ def test_docker_shows_the_promised_settings(host, inspect, image):
     assert limits["PidsLimit"] == 4096
     assert limits["Ulimits"] == [{"Name": "nofile", "Soft": 16384, "Hard": 16384}]
     assert (limits["Memory"], limits["MemorySwap"]) == (2**29, 2**29)
-    assert config["StopTimeout"] == 60
+    assert config["StopTimeout"] == 120
     assert sorted(limits["Binds"]) == [
         "/etc/dask-hostnet/preload:/opt/dask-hostnet/preload:ro",
         "/etc/dask-hostnet/probe:/etc/dask:ro",

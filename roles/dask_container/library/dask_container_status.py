@@ -101,9 +101,11 @@ def status(name: str) -> dict[str, Any] | None:
         return None
     state = said["State"]
     running = bool(state["Running"])
+    # drain.yml alone takes a container's restarts away
+    drained = not running and said["HostConfig"]["RestartPolicy"]["Name"] in {"", "no"}
     return {
         "name": said["Name"].lstrip("/"),
-        "state": state["Status"],
+        "state": "drained" if drained else state["Status"],
         "health": state.get("Health", {}).get("Status") if running else None,
         "image": said["Config"]["Image"],
         "uptime": uptime(state),
