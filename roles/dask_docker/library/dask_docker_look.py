@@ -52,6 +52,14 @@ def package() -> str:
     return found.stdout.partition(":")[0] if found.returncode == 0 else "none"
 
 
+def held() -> list[str]:
+    """Return the packages that are on hold."""
+    found = subprocess.run(
+        ["dpkg", "--get-selections"], capture_output=True, text=True, timeout=DEADLINE, check=False
+    ).stdout
+    return [line.split()[0].partition(":")[0] for line in found.splitlines() if line.endswith("\thold")]
+
+
 def running() -> dict[str, Any]:
     """Return what the engine says of itself and the names of what runs; nothing when it does not answer."""
     try:
@@ -79,7 +87,7 @@ def main() -> None:
     )
     config, error = load(module.params["config"])
     record, _ = load(module.params["record"])
-    found = {"package": package(), "config": config, "error": error, "record": record, **running()}
+    found = {"package": package(), "config": config, "error": error, "record": record, "held": held(), **running()}
     module.exit_json(changed=False, engine=found)
 
 

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: dask_tls_look
-short_description: Reads the certificates of a host and says which files are there
+short_description: Reads the certificates of a host, says which files are there and whether more can be made
 options:
   path:
     description: The folder of the host's key and certificates.
@@ -34,7 +35,7 @@ def look(folder: Path) -> dict[str, str]:
 def main() -> None:
     """Look, and say what was seen."""
     module = AnsibleModule(argument_spec={"path": {"type": "path", "required": True}}, supports_check_mode=True)
-    module.exit_json(files=look(Path(module.params["path"])))
+    module.exit_json(files=look(Path(module.params["path"])), can_make=find_spec("cryptography") is not None)
 
 
 if __name__ == "__main__":
