@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,12 @@ echo "$*" >> "$PAPER/calls"
 case "$1" in
 info) echo "$LIVE" ;;
 ps) cat "$PAPER/running" ;;
-inspect) case "$3" in *StopTimeout*) echo 120 ;; *) cat "$PAPER/policy-$4" || exit 1 ;; esac ;;
-stop) [ "$2" != "$BROKEN" ] || exit 1 ;;
+inspect) case "$3" in
+    *StopTimeout*) echo 120 ;;
+    *) [ ! -e "$PAPER/deaf" ] || { echo "Cannot connect to the Docker daemon" >&2; exit 1; }
+       cat "$PAPER/policy-$4" 2> /dev/null || { echo "Error: No such object: $4" >&2; exit 1; } ;;
+    esac ;;
+stop) [ "$4" != "$BROKEN" ] || exit 1 ;;
 start) [ "$2" != "$BROKEN" ] || exit 1 ;;
 esac
 """
@@ -46,10 +51,16 @@ class Host:
     def system(self, state: str) -> None:
         self.write("systemctl", f"#!/bin/sh\necho {state}\n[ {state} = running ]\n")
 
-    def run(self, verb: str) -> list[str]:
-        """Return what was asked of the engine that changes something."""
+    def run(self, verb: str, **constants: float) -> list[str]:
+        """Return what was asked of the engine that changes something; constants of the script are for this run."""
         (self.folder / "calls").unlink(missing_ok=True)
-        command = [sys.executable, "-I", str(SCRIPT), verb, str(self.notes)]
+        script = self.folder / "workers.py"
+        script.write_text(SCRIPT.read_text())
+        for constant, seconds in constants.items():
+            text = re.sub(rf"^{constant} = .*", f"{constant} = {seconds}", script.read_text(), flags=re.MULTILINE)
+            assert text != script.read_text()
+            script.write_text(text)
+        command = [sys.executable, "-I", str(script), verb, str(self.notes)]
         subprocess.run(command, env=self.environment, timeout=60, check=True)
         calls = (self.folder / "calls").read_text().splitlines() if (self.folder / "calls").exists() else []
         return [call for call in calls if call.startswith(("stop", "start"))]
@@ -60,7 +71,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-STOPS = ["stop dask-worker-0", "stop dask-worker-1"]
+STOPS = ["stop --time 120 dask-worker-0", "stop --time 120 dask-worker-1"]
 STARTS = ["start dask-worker-0", "start dask-worker-1"]
 
 
@@ -106,3 +117,23 @@ def test_a_stop_that_was_killed_is_remembered_by_the_next(host: Host) -> None:
     host.write("running", "dask-worker-1\n")
     host.run("stop")
     assert host.run("start") == STARTS
+
+
+def test_an_engine_that_does_not_answer_at_boot_loses_no_note(host: Host) -> None:
+    host.system("stopping")
+    host.run("stop")
+    host.write("deaf", "")
+    assert host.run("start", START_SECONDS=1, RETRY_SECONDS=0.1) == []
+    assert host.notes.read_text().split() == ["dask-worker-0", "dask-worker-1"]
+    (host.folder / "deaf").unlink()
+    assert host.run("start") == STARTS
+
+
+def test_at_the_end_of_the_time_those_that_are_left_stop_together(host: Host) -> None:
+    host.system("stopping")
+    assert host.run("stop", STOP_SECONDS=60) == ["stop --time 10 dask-worker-0 dask-worker-1"]
+    assert host.run("start") == STARTS
+    # one whose own time is longer than what is left has that
+    first, second = host.run("stop", STOP_SECONDS=150)
+    assert re.fullmatch(r"stop --time (79|80) dask-worker-0", first)
+    assert second.startswith("stop --time ")
