@@ -116,13 +116,15 @@ def give_away(idle: dict[str, list[Any]], dask_scheduler: Any) -> None:
 def outcome(
     addresses: Collection[str], since: float, waited: Collection[Any], left: Collection[Any], dask_scheduler: Any
 ) -> dict[str, Any]:
-    """Return the number of tasks that are run again, that of scattered keys that are lost, and the workers that left.
+    """Return numbers of tasks that are run again and of scattered keys that are lost, which workers left, and results.
 
-    Of those that were waited for, which have yet to be run; and what went with workers that left by themselves.
+    Of those that were waited for, which have yet to be run, and the others' results; and what went with workers that
+    left by themselves.
     """
     unended = {"processing", "queued", "no-worker", "waiting"}
     tasks = [(key, dask_scheduler.tasks.get(key)) for key in waited]
     again = {key for key, task in tasks if task is not None and task.state in unended} | set(left)
+    results = [task for _, task in tasks if task is not None and task.state == "memory"]
     lost, gone = set[Any](), set[str]()
     for when, event in dask_scheduler.get_events("all"):
         if when < since or not isinstance(event, dict) or event.get("action") != "remove-worker":
@@ -131,7 +133,13 @@ def outcome(
             gone.add(event["worker"])
             again |= set(event["lost-computed-tasks"]) | (set(event["processing-tasks"]) & set(waited))
             lost |= set(event["lost-scattered-tasks"])
-    return {"again": len(again), "lost": len(lost), "gone": sorted(gone)}
+    return {
+        "again": len(again),
+        "lost": len(lost),
+        "gone": sorted(gone),
+        "keys": len(results),
+        "bytes": sum(max(task.nbytes, 0) for task in results),
+    }
 
 
 def into_service(workers: Collection[str], tell: Collection[str], dask_scheduler: Any) -> dict[str, str]:
@@ -180,7 +188,8 @@ class Drain:
         self.names = ", ".join(wish["workers"])
         self.token = uuid.uuid4().hex
         self.deadline = 0.0
-        self.keys = self.bytes = 0
+        # of what was there before
+        self.moved = {"keys": 0, "bytes": 0}
         # those whose stop hands over what it can
         self.given_up: set[str] = set()
 
@@ -280,8 +289,10 @@ class Drain:
         print(why or f"{holds}; {len(seen['others'])} other workers can take them")
         return seen
 
-    async def retire(self, addresses: Mapping[str, str]) -> None:
-        """Have what nobody else has moved to others, and count it.
+    async def retire(self, addresses: Mapping[str, str]) -> dict[str, int]:
+        """Have what nobody else has moved to others, and return how much that was at its begin.
+
+        What comes later moves by itself for a while, so that it is not counted here.
 
         Raises:
             FailedError: nobody could take it, or not in time.
@@ -303,11 +314,8 @@ class Drain:
         still = (await self.picture(refused))["addresses"] if refused else {}
         if still and not self.wish["force"]:
             raise FailedError(f"nobody could take what {', '.join(still)} holds ({before['bytes']} bytes)")
-        if still:
-            self.given_up |= set(still)
-        else:
-            self.keys += before["keys"]
-            self.bytes += before["bytes"]
+        self.given_up |= set(still)
+        return {what: 0 if still else before[what] for what in ("keys", "bytes")}
 
     async def drain(self) -> None:
         """Empty the workers and wait until they are idle, and say what it came to.
@@ -338,7 +346,8 @@ class Drain:
             raise
         print(
             f"{self.names}: handed over in {time.monotonic() - start:.1f} s:"
-            f" {self.keys} keys moved ({self.bytes} bytes), {len(waited)} tasks waited for,"
+            f" {self.moved['keys'] + came['keys']} keys moved ({self.moved['bytes'] + came['bytes']} bytes),"
+            f" {len(waited)} tasks waited for,"
             f" {came['again']} tasks re-run"
         )
         if left:
@@ -359,7 +368,7 @@ class Drain:
         """Do it, and return the tasks that are left to be run again."""
         poll, said = SETTLE_SECONDS, dict[str, dict[str, Any]]()
         there = (await self.picture())["addresses"]
-        await self.retire(there)
+        self.moved = await self.retire(there)
         last_seen = time.monotonic()
         while True:
             self.still_mine()
