@@ -1,6 +1,6 @@
 """Compare what the project does with what one would do without it, on nodes of its own on this machine.
 
-benchmarks/run.py                      every comparison: 25 minutes on two cores
+benchmarks/run.py                      every comparison: half an hour on two cores
 benchmarks/run.py --only hello-world   one of them
 
 Seconds mean nothing on another machine, so each figure is a ratio: the two alternatives take turns in one run, and what
