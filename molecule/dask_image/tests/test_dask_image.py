@@ -97,6 +97,7 @@ def test_a_host_may_pull_and_a_stranger_may_not(node, addresses, image):
     assert (secret.user, oct(secret.mode)) == ("root", "0o600")
     trusted = host.file(f"/etc/docker/certs.d/{addresses['scheduler1']}:5000/ca.crt")
     assert trusted.content_string == (INVENTORY / "pki/ca.crt").read_text()
+    assert (trusted.user, trusted.group, oct(trusted.mode)) == ("root", "root", "0o644")
     # a tag that is not there: who may ask is told so
     nothing = f"{image.split('@')[0]}:nothing"
     for login, answer in (
