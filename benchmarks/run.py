@@ -162,10 +162,10 @@ def bare_unit(container: Mapping[str, Any]) -> list[str]:
     return [
         "systemd-run",
         f"--unit={BARE_UNIT}",
-        f"--uid={user}",
-        f"--gid={group}",
         *(f"--property=LimitNOFILE={limit['Soft']}:{limit['Hard']}" for limit in container["HostConfig"]["Ulimits"]),
         *(f"--setenv={name}={folders.get(value, value)}" for name, _, value in environment),
+        # not systemd's own way, which wants a user that the host knows by name
+        *("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"),
         *beside(container["Config"]["Cmd"], folders),
     ]
 

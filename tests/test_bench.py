@@ -104,8 +104,9 @@ def test_a_process_beside_its_container_differs_in_ports_and_folders_alone() -> 
 def test_a_bare_process_has_its_containers_user_limits_and_environment() -> None:
     command = bench.bare_unit(WORKER)
     assert command[: command.index("/opt/dask/bin/dask")] == [
-        *("systemd-run", "--unit=dask-bench-bare", "--uid=10786", "--gid=10787", "--property=LimitNOFILE=16384:16385"),
+        *("systemd-run", "--unit=dask-bench-bare", "--property=LimitNOFILE=16384:16385"),
         *("--setenv=DASK_CONFIG=/etc/dask-hostnet/worker", "--setenv=PATH=/opt/dask/bin:/usr/bin"),
+        *("setpriv", "--reuid=10786", "--regid=10787", "--clear-groups"),
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+from loading import load
 
 ROLE = Path(__file__).parent.parent / "roles/dask_collect"
 CANARY = "hv/p:Q8'z\"k\\é &w+9"
@@ -24,25 +24,16 @@ KEY_LINES = [f"{'MIIEvQ' + chr(65 + i) * 58}" for i in range(5)]
 KEY = "\n".join(["-----BEGIN PRIVATE KEY-----", *KEY_LINES, "-----END PRIVATE KEY-----"])
 
 
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROLE / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def masking() -> ModuleType:
-    return load("module_utils/dask_collect_mask.py")
+    return load(ROLE / "module_utils/dask_collect_mask.py")
 
 
 @pytest.fixture(scope="session")
 def modules(masking: ModuleType) -> Any:
     # where Ansible puts it when it sends a module
     sys.modules["ansible.module_utils.dask_collect_mask"] = masking
-    yield {name: load(f"library/dask_collect_{name}.py") for name in ("host", "pack")}
+    yield {name: load(ROLE / f"library/dask_collect_{name}.py") for name in ("host", "pack")}
     del sys.modules["ansible.module_utils.dask_collect_mask"]
 
 

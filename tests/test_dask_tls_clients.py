@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from loading import load
 
 ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("clients", ROOT / "roles/dask_tls/filter_plugins/dask_tls_clients.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-clients = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(clients)
+clients = load(ROOT / "roles/dask_tls/filter_plugins/dask_tls_clients.py")
 LOCK = """dask[array]==2026.8.0 \\
     --hash=sha256:aa
     # via x

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from loading import load
 
 PLUGIN = Path(__file__).parent.parent / "roles/dask_docker/filter_plugins/dask_docker.py"
 OURS = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}, "live-restore": True}
@@ -15,12 +15,7 @@ OURS = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "
 
 @pytest.fixture(scope="session")
 def plugin() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dask_docker", PLUGIN)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(PLUGIN)
 
 
 @pytest.mark.parametrize(

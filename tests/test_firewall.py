@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from loading import load
 
 ROLE = Path(__file__).parent.parent / "roles/dask_firewall"
 DOORS: dict[str, dict[str, Any]] = {
@@ -22,18 +22,9 @@ DOORS: dict[str, dict[str, Any]] = {
 }
 
 
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROLE / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def plugin() -> ModuleType:
-    return load("filter_plugins/dask_firewall.py")
+    return load(ROLE / "filter_plugins/dask_firewall.py")
 
 
 def rules(plugin: ModuleType, doors: Any, extra: Any = None) -> list[tuple[str, ...]]:
@@ -153,7 +144,7 @@ print(json.dumps([look.ssh_port(os.getpid()), "SSH_CONNECTION" in os.environ]))
 
 
 def test_where_nobody_was_told_there_is_no_port(tmp_path: Path) -> None:
-    look = load("library/dask_firewall_look.py")
+    look = load(ROLE / "library/dask_firewall_look.py")
     for process, parent in ((7, 1), (1, 0)):
         folder = tmp_path / str(process)
         folder.mkdir()

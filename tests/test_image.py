@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from loading import load
 
 ROLE = Path(__file__).parents[1] / "roles/dask_image"
 REFERENCE = f"dask@sha256:{'1' * 64}"
@@ -32,23 +32,14 @@ HELD: dict[str, Any] = {
 }
 
 
-def module_of(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def sbom() -> ModuleType:
-    return module_of(ROLE / "library/dask_image_sbom.py")
+    return load(ROLE / "library/dask_image_sbom.py")
 
 
 @pytest.fixture(scope="module")
 def audit() -> ModuleType:
-    return module_of(ROLE / "library/dask_image_audit.py")
+    return load(ROLE / "library/dask_image_audit.py")
 
 
 @pytest.fixture(scope="module")

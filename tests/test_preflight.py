@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from loading import load
 
 ROOT = Path(__file__).parent.parent
 ROLE = ROOT / "roles/dask_preflight"
@@ -21,28 +21,17 @@ DIGEST = "192.0.2.11:5000/dask@sha256:" + "a" * 64
 OURS, FOREIGN = "1" * 64, "2" * 64
 
 
-def module_of(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def judge() -> ModuleType:
-    return module_of(ROLE / "filter_plugins/dask_preflight.py")
+    return load(ROLE / "filter_plugins/dask_preflight.py")
 
 
 @pytest.fixture(scope="session")
 def looker() -> Iterator[ModuleType]:
     # where Ansible puts it when it sends a module
     shared = "ansible.module_utils.dask_cluster_engine"
-    sys.modules[shared] = module_of(ROLE.parent / "dask_cluster/module_utils/dask_cluster_engine.py")
-    yield module_of(ROLE / "library/dask_preflight_host.py")
+    sys.modules[shared] = load(ROLE.parent / "dask_cluster/module_utils/dask_cluster_engine.py")
+    yield load(ROLE / "library/dask_preflight_host.py")
     del sys.modules[shared]
 
 

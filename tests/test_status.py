@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from loading import load
 
 PLUGIN = Path(__file__).parent.parent / "roles/dask_container/filter_plugins/dask_container_status.py"
 DIGEST = "192.0.2.11:5000/dask@sha256:" + "0123456789abcdef" * 4
@@ -29,12 +29,7 @@ ROW = {
 
 @pytest.fixture(scope="session")
 def plugin() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dask_container_status", PLUGIN)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(PLUGIN)
 
 
 def test_a_row_is_written_for_people(plugin: ModuleType) -> None:

@@ -182,6 +182,7 @@ def test_a_good_login_succeeds_while_twenty_wrong_ones_are_held(host, ask):
     with ThreadPoolExecutor(20) as pool:
         start = time.monotonic()
         wrong = [pool.submit(ask, "/health", f"guess-{i}") for i in range(20)]
+        # the wrong ones come first, and are held for two seconds; that they still are is asserted below
         time.sleep(1)
         good = ask("/health", generated())
         held = [answer.result() for answer in wrong]
