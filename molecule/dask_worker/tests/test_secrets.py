@@ -99,7 +99,7 @@ def test_canaries_are_seen_by_nobody(play, leaks, tmp_path):
         for options in (("--check", "--diff"), ("--diff",), ("-vvv", "--diff")):
             run = play(*options, playbook=SITE, inventory=canaried, dask_cluster_allow_interrupt=True)
             spoken[" ".join(options)] = run.text
-            assert run.status == 0, (options, run.text[-3000:])
+            assert run.status == 0, f"{options}: {run.text[-3000:]}"
         seen = {(name, f"{host}: {place}") for host in NODES for name, place in leaks(host, named, "--all")}
     finally:
         back = play(playbook=SITE, dask_cluster_allow_interrupt=True)
