@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
@@ -56,7 +57,7 @@ def wish(token: str, **fields: Any) -> dict[str, Any]:
 
 
 def take(lock: ModuleType, path: Path, token: str, gone: str = "") -> dict[str, Any]:
-    seen: dict[str, Any] = lock.take(path, wish(token), gone, 600)
+    seen: dict[str, Any] = lock.take(path, wish(token), gone, 600, "the program")
     return seen
 
 
@@ -64,9 +65,22 @@ def owner(seen: dict[str, Any]) -> str:
     return str(seen["holder"]["token"])
 
 
+@contextlib.contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """One that is not left behind."""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def grow_old(path: Path, seconds: float) -> None:
     record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"uptime": record["uptime"] - seconds}))
+    # whole: a command that holds it may look
+    other = path.with_name("older")
+    other.write_text(json.dumps(record | {"uptime": record["uptime"] - seconds}))
+    other.replace(path)
 
 
 def test_of_many_who_take_it_at_once_one_has_it(lock: ModuleType, path: Path) -> None:
@@ -84,7 +98,7 @@ def test_of_many_who_take_it_at_once_one_has_it(lock: ModuleType, path: Path) ->
     for taker in takers:
         taker.join()
     assert len({holder for _, holder in told}) == 1
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path, path.with_name("lock.py")]
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -113,10 +127,26 @@ def test_takers_and_releasers_never_have_it_together(lock: ModuleType, path: Pat
     assert not path.exists()
 
 
+def test_a_file_that_was_replaced_before_it_was_locked_is_asked_for_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, flock = load(HOLD), fcntl.flock
+
+    def late(opened: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.with_name("other").touch()
+        path.with_name("other").replace(path)
+        flock(opened, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with file.turn(path), path.open() as opened, pytest.raises(BlockingIOError):
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def test_ones_own_is_renewed_and_keeps_since_and_verb(lock: ModuleType, path: Path) -> None:
     first = take(lock, path, "mine")["holder"]
     grow_old(path, 100)
-    again = lock.take(path, wish("mine", verb="site"), "", 600)["holder"]
+    again = lock.take(path, wish("mine", verb="site"), "", 600, "the program")["holder"]
     assert (again["since"], again["verb"]) == (first["since"], "drain")
     assert again["uptime"] >= first["uptime"]
 
@@ -145,10 +175,11 @@ def test_only_the_token_and_the_verb_release_it(lock: ModuleType, path: Path) ->
     # of a playbook that this one imports
     lock.release(path, wish("mine", verb="site"))
     assert owner(take(lock, path, "theirs")) == "mine"
+    assert path.with_name("lock.py").read_text() == "the program"
     lock.release(path, wish("mine"))
-    assert not path.exists()
+    assert list(path.parent.iterdir()) == []
     lock.release(path, wish("mine"))
-    assert not path.exists()
+    assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"token": "theirs", "booted": "another"}'])
@@ -162,7 +193,7 @@ def holder_of(action: ModuleType, pid: int) -> dict[str, Any]:
 
 
 def test_a_holder_is_gone_when_its_process_is(action: ModuleType) -> None:
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with started("sleep", "5") as process:
         holder = holder_of(action, process.pid)
         assert not action.is_gone(holder)
         # another that was given the number since
@@ -176,6 +207,15 @@ def test_a_holder_is_gone_when_its_process_is(action: ModuleType) -> None:
             time.sleep(0.01)
         assert action.is_gone(holder)
     assert action.is_gone(holder)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_words_before_a_command_hold_it_where_the_program_is(action: ModuleType, path: Path, there: bool) -> None:
+    if there:
+        path.with_name("lock.py").write_text("import sys; print(sys.argv[1:], sys.stdin.read())")
+    command = [*action.words(str(path), "a token"), "cat", "-"]
+    done = subprocess.run(command, input="said", capture_output=True, text=True, check=True)
+    assert done.stdout == (f"{[str(path), 'a token', '--', 'cat', '-']} said\n" if there else "said")
 
 
 def hold(path: Path, *command: str, every: float = 5) -> list[str]:
@@ -197,12 +237,10 @@ def test_a_held_command_has_its_own_input_output_and_status(path: Path) -> None:
 
 def test_a_held_command_renews_the_lock(lock: ModuleType, path: Path) -> None:
     take(lock, path, "mine")
-    with subprocess.Popen(hold(path, "sleep", "60", every=0.05)) as process:
+    with started(*hold(path, "sleep", "5", every=0.05)):
         for _ in range(2):
             grow_old(path, 500)
-            wait(lambda: lock.age(json.loads(path.read_text())) < 100)
-        process.terminate()
-    assert process.returncode == -signal.SIGTERM
+            wait(lambda: lock.age(json.loads(path.read_text())) < 100, 4)
 
 
 def test_a_held_command_goes_on_without_the_lock_and_says_so_once(lock: ModuleType, path: Path) -> None:
@@ -216,12 +254,11 @@ def test_a_held_command_goes_on_without_the_lock_and_says_so_once(lock: ModuleTy
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_what_ends_it_ends_the_command(path: Path, sent: signal.Signals) -> None:
-    command = hold(path, "sh", "-c", "echo $$; exec sleep 60")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with started(*hold(path, "sh", "-c", "echo $$; exec sleep 5")) as process:
         assert process.stdout
         child = int(process.stdout.readline())
         process.send_signal(sent)
-        process.wait(5)
+        process.wait(4)
 
         def ended() -> bool:
             try:
@@ -229,11 +266,11 @@ def test_what_ends_it_ends_the_command(path: Path, sent: signal.Signals) -> None
             except OSError:
                 return True
 
-        wait(ended)
+        wait(ended, 4)
     assert process.returncode == -sent
 
 
-def wait(until: Callable[[], bool], seconds: float = 20) -> None:
+def wait(until: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < end
@@ -270,16 +307,6 @@ PLAYBOOK = """
 """
 
 
-@contextlib.contextmanager
-def started(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """One run, which is not left behind."""
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 @pytest.fixture
 def playbook(tmp_path: Path) -> Callable[..., list[str]]:
     hosts = ("s", "w1")
@@ -310,7 +337,7 @@ def test_a_run_has_it_from_its_beginning_to_its_end(
     tmp_path: Path, playbook: Callable[..., list[str]], run: Callable[..., tuple[int, str]]
 ) -> None:
     path = tmp_path / "lock"
-    with started(playbook()) as first:
+    with started(*playbook()) as first:
         # by a line a host
         wait(lambda: (tmp_path / "touched").exists() and (tmp_path / "touched").stat().st_size == 2)
         held = json.loads(path.read_text())

@@ -12,7 +12,8 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 HOLD = Path(__file__).parent.parent / "module_utils/dask_lock_hold.py"
-PYTHON = "/usr/bin/python3"
+# a host that was just started has no such file, and its commands run as they are
+HELD = 'if [ -f "$0" ]; then exec /usr/bin/python3 -I "$0" "$@"; fi; shift 3; exec "$@"'
 IGNORE = "-e hostnet_ignore_lock=true"
 # in /proc/<pid>/stat, after the name in brackets
 STATE, START = 0, 19
@@ -77,6 +78,11 @@ def is_gone(holder: dict[str, Any]) -> bool:
     return bool(fields) and (fields[STATE] in "ZX" or fields[START] != holder["start"])
 
 
+def words(path: str, token: str) -> list[str]:
+    """Return what stands before a command by which the lock is renewed while it runs."""
+    return ["/bin/sh", "-c", HELD, f"{path}.py", path, token, "--"]
+
+
 def who(holder: dict[str, Any]) -> str:
     """Return the holder in words."""
     user, control, pid, verb, since = (holder.get(name) for name in ("user", "control", "pid", "verb", "since"))
@@ -115,14 +121,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 "holder": holder,
                 "msg": f"{refusal} if you know that it is gone",
             }
-        hold = [PYTHON, "-I", "-c", HOLD.read_text(encoding="utf-8"), wanted["path"], wish["token"], "--"]
-        return result | {"changed": False, "hold": hold, "holder": holder}
+        return result | {"changed": False, "hold": words(wanted["path"], wish["token"]), "holder": holder}
 
     def _take(self, task_vars: dict[str, Any] | None, host: str, wish: dict[str, Any]) -> dict[str, Any]:
         """Return what there is after it was asked for."""
         gone = ""
         for _ in range(TURNS):
-            seen = self._ask(task_vars, state="held", wish=wish, gone=gone)
+            program = HOLD.read_text(encoding="utf-8")
+            seen = self._ask(task_vars, state="held", wish=wish, gone=gone, program=program)
             if seen.get("failed"):
                 return seen
             before = seen["before"]

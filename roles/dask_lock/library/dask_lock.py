@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dask_lock_hold import age, change, read, renewed
+from ansible.module_utils.dask_lock_hold import age, change, place, read, renewed
 
 DOCUMENTATION = r"""
 module: dask_lock
@@ -27,6 +27,10 @@ options:
     description: Who asks. C(user), C(control), C(boot), C(pid), C(start), C(verb), C(token).
     type: dict
     default: {}
+  program:
+    description: What lies beside the lock while it is held, as its name with C(.py).
+    type: str
+    default: ""
   gone:
     description: Token of a holder that is known to be gone.
     type: str
@@ -49,12 +53,18 @@ before:
 """
 
 
-def take(path: Path, wish: dict[str, Any], gone: str, stale: int) -> dict[str, Any]:
+def beside(path: Path) -> Path:
+    """Return the file of the program."""
+    return path.with_name(f"{path.name}.py")
+
+
+def take(path: Path, wish: dict[str, Any], gone: str, stale: int, program: str) -> dict[str, Any]:
     """Take it or renew one's own, unless another has it."""
     seen: dict[str, Any] = {"before": {}, "age": 0}
 
     def judge(was: dict[str, Any] | None) -> dict[str, Any]:
         if was and was["token"] == wish["token"]:
+            place(beside(path), program)
             # of a playbook within another the outer one's verb stays
             mine: dict[str, Any] = renewed(was)
             return mine
@@ -63,6 +73,7 @@ def take(path: Path, wish: dict[str, Any], gone: str, stale: int) -> dict[str, A
             if was["token"] != gone and age(was) <= stale:
                 return was
             seen["before"] = was
+        place(beside(path), program)
         new: dict[str, Any] = renewed(wish)
         return new | {"since": new["renewed"]}
 
@@ -73,9 +84,14 @@ def take(path: Path, wish: dict[str, Any], gone: str, stale: int) -> dict[str, A
 def release(path: Path, wish: dict[str, Any]) -> dict[str, Any]:
     """Release it if it is one's own, and was taken for this verb and no outer one."""
     mine = {"token": wish["token"], "verb": wish["verb"]}
-    holder = None
-    if path.exists():
-        holder = change(path, lambda was: None if was is None or was | mine == was else was)
+
+    def judge(was: dict[str, Any] | None) -> dict[str, Any] | None:
+        if was and was | mine != was:
+            return was
+        beside(path).unlink(missing_ok=True)
+        return None
+
+    holder = change(path, judge)
     return {"holder": holder or {}, "age": int(age(holder)) if holder else 0, "before": {}}
 
 
@@ -86,6 +102,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "state": {"type": "str", "choices": ["held", "free", "read"], "required": True},
             "wish": {"type": "dict", "default": {}},
+            "program": {"type": "str", "default": ""},
             "gone": {"type": "str", "default": "", "no_log": False},
             "stale": {"type": "int", "default": 600},
         },
@@ -97,7 +114,7 @@ def main() -> None:
             holder = read(path)
             seen = {"holder": holder or {}, "age": int(age(holder)) if holder else 0, "before": {}}
         elif module.params["state"] == "held":
-            seen = take(path, wish, module.params["gone"], module.params["stale"])
+            seen = take(path, wish, module.params["gone"], module.params["stale"], module.params["program"])
         else:
             seen = release(path, wish)
     except OSError as error:

@@ -4,7 +4,7 @@ As a program (`dask_lock_hold.py FILE TOKEN -- COMMAND...`) it runs a command an
 output and exit status are the command's; a signal that ends it ends the command. Where the lock is another's, that is
 said and the command goes on: to end it half way helps nobody. Where there is no lock there is nothing to renew.
 
-The standard library alone: its source is handed to `python3 -c` on the host.
+The standard library alone: this file lies beside the lock while that is held.
 """
 
 from __future__ import annotations
@@ -85,6 +85,15 @@ def turn(path: Path) -> Iterator[None]:
         time.sleep(TURN_POLL_SECONDS)
 
 
+def place(path: Path, content: str) -> None:
+    """Have that content in the file, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(content)
+    part.replace(path)
+
+
 def change(path: Path, judge: Callable[[Record | None], Record | None]) -> Record | None:
     """Have in the file what `judge` makes of what is there, whole or not at all; None is no file. Return that."""
     with turn(path):
@@ -93,11 +102,7 @@ def change(path: Path, judge: Callable[[Record | None], Record | None]) -> Recor
         if after is None:
             path.unlink()
         elif after is not before:
-            part = path.with_name(f".{path.name}.part")
-            part.unlink(missing_ok=True)
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(json.dumps(after) + "\n")
-            part.replace(path)
+            place(path, json.dumps(after) + "\n")
         return after
 
 
