@@ -333,6 +333,8 @@ def run(playbook: Callable[..., list[str]]) -> Callable[..., tuple[int, str]]:
     return done
 
 
+# three runs of Ansible, beside whatever else this machine does
+@pytest.mark.timeout(400)
 def test_a_run_has_it_from_its_beginning_to_its_end(
     tmp_path: Path, playbook: Callable[..., list[str]], run: Callable[..., tuple[int, str]]
 ) -> None:
@@ -356,7 +358,7 @@ def test_a_run_has_it_from_its_beginning_to_its_end(
     assert json.loads(path.read_text()) == held
 
     (tmp_path / "go").touch()
-    status, said = run()
+    status, said = run("--limit", "w1")
     assert status == 0, said
     assert f"taken over from {held['user']}@{os.uname().nodename} (pid {first.pid})" in said
     before, seen, end = (json.loads((tmp_path / name).read_text()) for name in ("before", "seen", "end"))
