@@ -308,7 +308,7 @@ PLAYBOOK = """
 
 
 @pytest.fixture
-def playbook(tmp_path: Path) -> Callable[..., list[str]]:
+def playbook(tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
     hosts = ("s", "w1")
     local = {"ansible_connection": "local", "ansible_become": False, "ansible_python_interpreter": sys.executable}
     groups = {"dask_scheduler": hosts[:1], "dask_workers": hosts[1:]}
@@ -321,7 +321,9 @@ def playbook(tmp_path: Path) -> Callable[..., list[str]]:
         run = [sys.executable, "-m", "ansible", "playbook", "-i", str(tmp_path / "hosts.json"), "-f", "3"]
         return [*run, "-e", f"__dask_lock_path={tmp_path / 'lock'}", *arguments, str(tmp_path / "play.yml")]
 
-    return command
+    yield command
+    # what waits for it outlives a run that was killed
+    (tmp_path / "go").touch()
 
 
 @pytest.fixture
