@@ -19,7 +19,9 @@ ANSWER_SECONDS = 20.0
 
 async def forget(host: str, look: bool, dask_scheduler: Any) -> list[str]:
     """Let go of the host's workers, and return a line for each; runs inside the scheduler."""
-    workers = [w for w in dask_scheduler.workers.values() if re.fullmatch(rf"{re.escape(host)}-\d+", str(w.name))]
+    mine = re.compile(rf"{re.escape(host)}-\d+")
+    workers = [worker for worker in dask_scheduler.workers.values() if mine.fullmatch(str(worker.name))]
+    workers.sort(key=lambda worker: str(worker.name))
     lines = []
     for worker in workers:
         sole = [task for task in worker.has_what if set(task.who_has) <= set(workers)]
