@@ -38,3 +38,15 @@ class Engine(http.client.HTTPConnection):
         if answer.status != http.client.OK:
             raise OSError(f"{answer.status} {body.decode(errors='replace')}")
         return json.loads(body)
+
+    def remove(self, path: str) -> None:
+        """Have what DELETE names gone; one that is gone already is.
+
+        Raises:
+            OSError: it does not answer, or with an error.
+        """
+        self.request("DELETE", path)
+        answer = self.getresponse()
+        body = answer.read()
+        if answer.status >= http.client.BAD_REQUEST and answer.status != http.client.NOT_FOUND:
+            raise OSError(f"{answer.status} {body.decode(errors='replace').strip()}")

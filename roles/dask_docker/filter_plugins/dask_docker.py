@@ -55,6 +55,31 @@ def dask_docker_contradictions(
     return lines
 
 
+def dask_docker_restore(
+    found: Mapping[str, Any], recorded: Mapping[str, Any], before: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the file's settings without ours: as they were before, but for what somebody has changed since.
+
+    Args:
+        found: the settings that the file holds.
+        recorded: the settings that we wrote.
+        before: the settings that it held before us; None where there was no file.
+    """
+    before = before or {}
+    restored = dict(found)
+    for key, value in recorded.items():
+        old, was = found.get(key), before.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            restored[key] = dask_docker_restore(old, value, was if isinstance(was, Mapping) else {})
+            if not restored[key] and key not in before:
+                del restored[key]
+        elif key in found and old == value:
+            del restored[key]
+            if key in before:
+                restored[key] = was
+    return restored
+
+
 class FilterModule:
     """Ansible's entry to the functions above."""
 
@@ -63,4 +88,5 @@ class FilterModule:
         return {
             "dask_docker_contradictions": dask_docker_contradictions,
             "dask_docker_merge": dask_docker_merge,
+            "dask_docker_restore": dask_docker_restore,
         }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import grp
 import http.client
 import json
 import shutil
@@ -25,9 +26,22 @@ options:
     description: The file that keeps what of it is ours.
     type: path
     required: true
+  note:
+    description: The file that keeps what was there before us; where it is not there, what it would say is told.
+    type: path
+    default: ""
+  registry:
+    description: Where it is named, what the engine has that is not ours is told; ours are of this registry.
+    type: str
+    default: ""
 """
 
 DEADLINE = 20
+# what an engine keeps
+DATA = ("/var/lib/docker", "/var/lib/containerd")
+# labels of ours, and images that we make on the way to ours
+OURS = tuple(f"io.dask-hostnet.{what}" for what in ("cluster", "verify", "trial", "inputs", "stage"))
+PASSING = ("dask-hostnet-base:", "dask-hostnet-trial:")
 
 
 def load(path: str) -> tuple[dict[str, Any], str]:
@@ -60,6 +74,36 @@ def held() -> list[str]:
     return [line.split()[0].partition(":")[0] for line in found.splitlines() if line.endswith("\thold")]
 
 
+def noted(path: str) -> dict[str, Any] | None:
+    """Return what was noted of the host as it was before us; None where nothing was."""
+    content, error = load(path)
+    return content if content and not error else None
+
+
+def before(config: str, is_ours: bool) -> dict[str, Any]:
+    """Return what there is to note of the host before the first change; after it, that it cannot be known any more."""
+    if is_ours:
+        return {"known": False}
+    content, _ = load(config)
+    installed = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    ).stdout
+    return {
+        "known": True,
+        "engine": package(),
+        # null: there was none
+        "config": content if Path(config).exists() else None,
+        "held": held(),
+        "packages": sorted({line.split()[1] for line in installed.splitlines() if not line.startswith("not-")}),
+        "groups": sorted(group.gr_name for group in grp.getgrall()),
+        "data": [path for path in DATA if Path(path).is_dir() and any(Path(path).iterdir())],
+    }
+
+
 def running() -> dict[str, Any]:
     """Return what the engine says of itself and the names of what runs; nothing when it does not answer."""
     try:
@@ -76,18 +120,49 @@ def running() -> dict[str, Any]:
     }
 
 
+def foreign(registry: str) -> list[str]:
+    """Return what the engine runs and keeps that is not ours; that it does not say so where it does not answer."""
+    try:
+        engine = Engine()
+        containers, images = engine.ask("/containers/json?all=1"), engine.ask("/images/json")
+        volumes = engine.ask("/volumes")["Volumes"] or []
+    except (OSError, http.client.HTTPException, ValueError):
+        return ["it does not say what"]
+    names = [tag for each in images if not ours(each) for tag in each.get("RepoTags") or [] if tag != "<none>:<none>"]
+    passing = (f"{registry}/", *PASSING)
+    return [
+        *(f"container {each['Names'][0].lstrip('/')}" for each in containers if not ours(each)),
+        *(f"volume {each['Name']}" for each in volumes),
+        *(f"image {name}" for name in names if not name.startswith(passing)),
+    ]
+
+
+def ours(thing: dict[str, Any]) -> bool:
+    """Whether a container's or an image's labels say that it is ours; a node of the tests is none of the cluster."""
+    return any(label.startswith(OURS) for label in thing.get("Labels") or {})
+
+
 def main() -> None:
     """Look, and return it."""
     module = AnsibleModule(
         argument_spec={
             "config": {"type": "path", "default": "/etc/docker/daemon.json"},
             "record": {"type": "path", "required": True},
+            "note": {"type": "path", "default": ""},
+            "registry": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     config, error = load(module.params["config"])
     record, _ = load(module.params["record"])
     found = {"package": package(), "config": config, "error": error, "record": record, "held": held(), **running()}
+    if module.params["note"]:
+        found["note"] = noted(module.params["note"])
+        if found["note"] is None:
+            # a record is younger than any note: that of a host from before there were notes
+            found["before"] = before(module.params["config"], Path(module.params["record"]).exists())
+    if module.params["registry"]:
+        found["foreign"] = foreign(module.params["registry"]) if found["package"] else []
     module.exit_json(changed=False, engine=found)
 
 

@@ -1,0 +1,54 @@
+"""The whole cluster goes, by its name alone, also while its scheduler's host does not answer, and can be made again."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from leftovers import leftovers
+
+ROOT = Path(__file__).parents[3]
+RESET, SITE, IMAGE = ROOT / "playbooks/reset.yml", ROOT / "site.yml", ROOT / "playbooks/image.yml"
+CARRIED = ROOT / ".hostnet/carried/dask.tar"
+HOSTS = ("scheduler1", "worker1", "worker2")
+
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1200)]
+
+
+def test_it_is_refused_without_the_clusters_name(node, play):
+    before = {name: leftovers(node(name)) for name in HOSTS}
+    for variables in ({}, {"hostnet_reset_confirm": "prod"}):
+        run = play(playbook=RESET, **variables)
+        assert run.status != 0
+        run.says("this ends the cluster test and all that it holds: -e hostnet_reset_confirm=test")
+    assert {name: leftovers(node(name)) for name in HOSTS} == before
+
+
+def test_the_others_are_finished_while_the_schedulers_host_does_not_answer(node, play, scratch):
+    file = scratch / "hosts.yml"
+    hosts = yaml.safe_load(file.read_text())
+    # nobody listens there
+    hosts["dask_scheduler"]["hosts"]["scheduler1"]["ansible_port"] = 1
+    file.write_text(yaml.safe_dump(hosts))
+    run = play(playbook=RESET, inventory=scratch, hostnet_reset_confirm="test")
+    assert run.status == 4
+    run.says("scheduler1: not finished, see above; run the same again")
+    assert [leftovers(node(name)) for name in ("worker1", "worker2")] == [{}, {}]
+    assert "containers" in leftovers(node("scheduler1"))
+
+
+def test_nothing_is_left_and_a_second_run_finds_nothing(node, play):
+    run = play(playbook=RESET, hostnet_reset_confirm="test")
+    assert run.status == 0, run.text
+    assert [leftovers(node(name)) for name in HOSTS] == [{}, {}, {}]
+    run = play(playbook=RESET, hostnet_reset_confirm="test")
+    assert run.status == 0, run.text
+    assert set(run.changed.values()) == {0}
+
+
+def test_it_can_be_made_again(play):
+    carried = {"dask_image_load_from": str(CARRIED)} if CARRIED.exists() else {}
+    run = play(playbook=IMAGE, **carried)
+    assert run.status == 0, run.text
+    run = play(playbook=SITE)
+    assert run.status == 0, run.text
+    assert set(play(playbook=SITE).changed.values()) == {0}
