@@ -239,9 +239,9 @@ def test_every_host_gets_the_image_then_nothing_is_left_to_do(cluster: Cluster) 
 @pytest.mark.parametrize(
     ("stage", "why"),
     [
-        ("scheduler", "scheduler1: Ensure the scheduler runs this image"),
-        ("worker", "worker2: .*: it is not healthy"),
-        ("prove", "worker1: .*: another digest runs"),
+        ("scheduler", "scheduler1: .*: it does not come up"),
+        pytest.param("worker", "worker2: .*: it is not healthy", marks=pytest.mark.thorough),
+        pytest.param("prove", "worker1: .*: another digest runs", marks=pytest.mark.thorough),
         ("verify", "scheduler1: .*: a result is wrong"),
     ],
 )
@@ -249,8 +249,7 @@ def test_what_fails_is_rolled_back(cluster: Cluster, stage: str, why: str) -> No
     cluster.fail(f"fail-{stage}-b")
     status, text = cluster.run()
     assert status == 2, text
-    if stage != "scheduler":
-        assert re.search(rf"^the upgrade to {B} failed: {why}$", text, re.MULTILINE), text
+    assert re.search(rf"^the upgrade to {B} failed: {why}$", text, re.MULTILINE), text
     assert re.search(rf"^rolled back to {A}, which is pinned again and verified; \d+ s without", text, re.MULTILINE), (
         text
     )
@@ -261,6 +260,7 @@ def test_what_fails_is_rolled_back(cluster: Cluster, stage: str, why: str) -> No
     assert not list(cluster.state.glob("pruned-*"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["pull-worker1", "smoke"])
 def test_what_fails_before_the_first_replacement_changes_nothing(cluster: Cluster, stage: str) -> None:
     cluster.fail(f"fail-{stage}")
@@ -269,6 +269,7 @@ def test_what_fails_before_the_first_replacement_changes_nothing(cluster: Cluste
     assert (cluster.running(), cluster.pinned(), cluster.note()) == ([A, A, A], B, {})
 
 
+@pytest.mark.thorough
 def test_a_rollback_that_fails_says_so_and_is_gone_on_with(cluster: Cluster) -> None:
     cluster.fail("fail-verify-b", "fail-verify-a")
     status, text = cluster.run()
@@ -283,6 +284,7 @@ def test_a_rollback_that_fails_says_so_and_is_gone_on_with(cluster: Cluster) -> 
     assert (cluster.running(), cluster.note()) == ([A, A, A], {})
 
 
+@pytest.mark.thorough
 def test_a_host_that_goes_away_has_the_others_rolled_back(cluster: Cluster) -> None:
     cluster.fail("leave")
     status, text = cluster.run()
@@ -298,7 +300,7 @@ def test_a_host_that_goes_away_has_the_others_rolled_back(cluster: Cluster) -> N
     assert (cluster.running(), cluster.note()) == ([A, A, A], {})
 
 
-@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("broken", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_a_run_that_was_killed_is_gone_on_with(cluster: Cluster, broken: bool) -> None:
     cluster.fail("hang")
     run = cluster.start()
@@ -327,18 +329,19 @@ def test_a_run_that_was_killed_is_gone_on_with(cluster: Cluster, broken: bool) -
 def test_work_in_flight_is_waited_for_and_kept_or_given_up(cluster: Cluster) -> None:
     cluster.flight({"tasks": 12, "processing": 3, "bytes": 4096, "clients": 1})
     said = "the cluster has 12 tasks or stored keys (4096 bytes), of which 3 processing, and 1 clients"
-    status, text = cluster.run("-e", "hostnet_upgrade_wait=1")
+    status, text = cluster.run("-e", "hostnet_upgrade_wait=6")
     assert status == 2, text
-    assert f"scheduler1: {said}; waiting 1 s more at most" in text
-    assert f"{said} after 1 s. Nothing was replaced." in " ".join(text.split())
+    assert re.search(f"^{re.escape(f'scheduler1: {said}; waiting ')}[1-6] s more at most$", text, re.MULTILINE), text
+    assert f"{said} after 6 s. Nothing was replaced." in " ".join(text.split())
     assert (cluster.running(), cluster.note()) == ([A, A, A], {})
-    assert (cluster.state / "asked").read_text().split() == ["asked", "asked"]
+    assert len((cluster.state / "asked").read_text().split()) == 2
     status, text = cluster.run("-e", "hostnet_upgrade_wait=0", "-e", "hostnet_upgrade_busy=force")
     assert status == 0, text
     assert f"scheduler1: {said} after 0 s: LOST, as it was asked for" in text
     assert cluster.running() == [B, B, B]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -354,10 +357,11 @@ def test_what_cannot_be_meant_is_refused(cluster: Cluster, arguments: list[str],
     assert cluster.running() == [A, A, A]
 
 
+@pytest.mark.thorough
 def test_a_host_that_is_silent_is_refused(cluster: Cluster) -> None:
     cluster.fail("gone-worker2")
     status, text = cluster.run()
-    assert status & 2, text
+    assert status != 0, text
     assert "worker2 does not answer: all hosts are upgraded together" in " ".join(text.split())
     assert cluster.running() == [A, A, A]
 
@@ -448,7 +452,10 @@ def images() -> dict[str, Any]:
     return {"/containers/json?all=1": [{"ImageID": "used"}], "/images/json": listed}
 
 
-def test_only_our_older_images_go(images: dict[str, Any]) -> None:
+def test_only_our_older_images_go(images: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # where Ansible puts it when it sends a module
+    shared = "ansible.module_utils.dask_cluster_engine"
+    monkeypatch.setitem(sys.modules, shared, load(ROLES / "dask_cluster/module_utils/dask_cluster_engine.py"))
     prune = load(ROLES / "dask_image/library/dask_image_prune.py").prune
     gone = ["192.0.2.1:5000/dask:2", "192.0.2.1:5000/dask@sha256:c"]
     engine = Engine(images)
