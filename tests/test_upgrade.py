@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -197,12 +198,17 @@ class Cluster:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         run = self.start(*arguments)
-        text, _ = run.communicate(timeout=110)
+        try:
+            text, _ = run.communicate(timeout=240)
+        finally:
+            # on the way out of a failed test, nothing is left running
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
         return run.returncode, text
 
 
 # each run is some ten seconds of Ansible
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(800)
 
 
 @pytest.fixture
