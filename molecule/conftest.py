@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,36 @@ def wait() -> Callable[..., None]:
             time.sleep(0.3)
 
     return until
+
+
+@pytest.fixture(scope="module")
+def load(
+    node: Callable[[str], Host], addresses: dict[str, str], wait: Callable[..., None]
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Have tests/load.py compute on the cluster; calling it ends that and returns what came of it."""
+    host, script = node("scheduler1"), (ROOT / "tests" / "load.py").read_text(encoding="utf-8")
+    image = host.check_output("docker inspect --format '{{.Config.Image}}' dask-scheduler")
+    certificate = "--user 10786:10786 --volume /etc/dask-hostnet/tls:/etc/dask-tls:ro"
+    config = "--volume /etc/dask-hostnet/scheduler:/etc/dask:ro --env DASK_CONFIG=/etc/dask"
+    run = f"docker run --detach --network host --name test-load {certificate} {config}"
+    tasks = "import json, urllib.request as u; print(json.load(u.urlopen('http://127.0.0.1:8787/json/counts.json'))['tasks'])"
+
+    def end() -> dict[str, Any]:
+        host.check_output("docker kill --signal TERM test-load")
+        host.check_output("timeout 180 docker wait test-load")
+        said = host.run("docker logs test-load")
+        came: dict[str, Any] = json.loads((said.stdout.splitlines() or [said.stderr])[-1])
+        return came
+
+    try:
+        # of a run before that was killed
+        host.run("docker rm --force test-load")
+        host.check_output(f"{run} %s python -c %s %s", image, script, f"tls://{addresses['scheduler1']}:8786")
+        wait(lambda: "begun" in host.check_output("docker logs test-load"), "the load is begun", 60)
+        yield end
+    finally:
+        host.check_output("docker rm --force test-load")
+        wait(lambda: host.check_output("python3 -c %s", tasks) == "0", "the scheduler has let go of its keys", 60)
 
 
 @pytest.fixture

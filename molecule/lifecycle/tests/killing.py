@@ -1,0 +1,61 @@
+"""A playbook that is killed: SIGKILL to the control process and all that it started, as a task begins."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from conftest import DEADLINE, INVENTORY, OPERATOR, ROOT
+
+BEGUN = re.compile(r"^TASK \[(.*?)\] \*", re.MULTILINE)
+
+
+def killed(playbook: Path, *arguments: str, at: str | int) -> str | None:
+    """Kill a run at its task whose name begins so, or of that number; return its output, None if it ended before.
+
+    What it started on a host goes on there, as it would for an operator.
+    """
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY / "hosts.yml"), *arguments]
+    with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as output:
+        running = psutil.Popen(
+            [*command, str(playbook)],
+            cwd=ROOT,
+            env=OPERATOR,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        end = time.monotonic() + DEADLINE
+
+        def text() -> str:
+            return Path(output.name).read_text(encoding="utf-8", errors="replace")
+
+        def reached() -> bool:
+            begun = BEGUN.findall(text())
+            return len(begun) >= at if isinstance(at, int) else any(name.startswith(at) for name in begun)
+
+        try:
+            while running.poll() is None and not reached():
+                assert time.monotonic() < end, f"{playbook.name} has not come to {at} within {DEADLINE} s: {text()}"
+                time.sleep(0.05)
+            done = running.poll() is not None
+        finally:
+            kill(running)
+        return None if done else text()
+
+
+def kill(running: psutil.Popen) -> None:
+    """Kill what still runs; Ansible's own processes have sessions of their own, so a group is not enough."""
+    if running.poll() is None:
+        running.suspend()
+        family = [running, *running.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
+        running.wait(10)
