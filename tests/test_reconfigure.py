@@ -180,7 +180,10 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
         "dask_worker_nthreads": 2,
         "dask_worker_memory_limit": "1GiB",
     }
-    groups = {"dask_scheduler": {"hosts": {"scheduler1": {}}}, "dask_workers": {"hosts": {name: {} for name in WORKERS}}}
+    groups = {
+        "dask_scheduler": {"hosts": {"scheduler1": {}}},
+        "dask_workers": {"hosts": {name: {} for name in WORKERS}},
+    }
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": everything}, **groups}), encoding="utf-8")
     collections = [checkout / "collections", *(path for path in sys.path if path.endswith("site-packages"))]
     environment = {
@@ -298,7 +301,9 @@ def test_a_replacement_that_fails_puts_them_back_into_service_and_ends_the_run(
     run = play("--limit", "worker1,worker2")
     assert run.status != 0
     assert run.log == [*drained("worker1"), "undo worker1-0 leaving worker1-0"]
-    assert "dask-worker-0 did not become healthy. Those of its workers that were to be replaced are in service" in run.text
+    assert (
+        "dask-worker-0 did not become healthy. Those of its workers that were to be replaced are in service" in run.text
+    )
     assert "Not begun, and as they were: worker2" in run.text
 
 
