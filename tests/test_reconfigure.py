@@ -1,4 +1,4 @@
-"""How site.yml replaces workers: the real roles on hosts of this machine, with an engine and a scheduler that are pretended.
+"""How site.yml replaces workers: the real roles on hosts of this machine; engine and scheduler are pretended.
 
 Each host's containers are a file, what is asked of the scheduler is answered by a script in place of `docker`, and both
 append what happens to one log.
@@ -68,10 +68,10 @@ module.exit_json(changed=False, exists=bool(found), container=said)
 """,
     "docker_container": """
 import ansible.module_utils.basic as basic
-given = json.loads(basic._load_params() and json.dumps(basic._load_params()))
-module = AnsibleModule({name: {"type": "raw"} for name in given if not name.startswith("_ansible")}, supports_check_mode=True)
+given = {key: value for key, value in basic._load_params().items() if not key.startswith("_ansible")}
+module = take(**dict.fromkeys(given, "raw"))
 name, state = given["name"], given["state"]
-wanted = {key: value for key, value in given.items() if not key.startswith("_ansible") and key not in ("state", "healthy_wait_timeout")}
+wanted = {key: value for key, value in given.items() if key not in ("state", "healthy_wait_timeout")}
 wanted = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
 there, actions = KNOWN.get(name), []
 if state == "absent":
@@ -129,7 +129,7 @@ FACTS = """
 
 @dataclass(frozen=True)
 class Run:
-    """What a run came to: exit status, output with white space made single, changes by host, and the log's new lines."""
+    """What a run came to: exit status, output with white space made single, changes by host, the log's new lines."""
 
     status: int
     text: str
@@ -214,7 +214,7 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=100,
+            timeout=110,
             check=False,
         )
         recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout, re.MULTILINE)

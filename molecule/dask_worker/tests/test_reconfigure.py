@@ -117,11 +117,8 @@ def test_an_edit_that_the_others_cannot_hold_is_refused_by_its_bytes(play, node,
     first = container("worker1", "dask-worker-0")
     configuration = node("worker1").file("/etc/dask-hostnet/worker/dask.yaml").content_string
     # Dask's configuration too, which must not wait there for the next restart
-    edit = {
-        "dask_worker_nthreads": THREADS,
-        "dask_worker_resources": "{{ {'probe': 1} if inventory_hostname == 'worker1' else {} }}",
-    }
-    run = play(playbook=PLAYBOOK, **edit)
+    probe = "{{ {'probe': 1} if inventory_hostname == 'worker1' else {} }}"
+    run = play(playbook=PLAYBOOK, dask_worker_nthreads=THREADS, dask_worker_resources=probe)
     assert run.status != 0
     run.says("bytes) are nowhere else", "have room for", "Nothing of this host was changed")
     assert set(run.changed.values()) == {0}
