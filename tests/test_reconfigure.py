@@ -125,6 +125,15 @@ FACTS = """
     - set_fact: {memtotal_mb: 8192, processor_vcpus: 4, cacheable: true}
 - import_playbook: playbooks/workers.yml
 """
+# as site.yml has it
+DIGEST = """
+- hosts: dask_scheduler:dask_workers
+  gather_facts: false
+  tasks:
+    - import_role: {name: dask_container, tasks_from: digest.yml}
+      run_once: true
+      vars: {dask_container_scheduler: scheduler1}
+"""
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / folder, made / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "ansible.cfg", made)
     (made / "site.yml").write_text(FACTS, encoding="utf-8")
+    (made / "digest.yml").write_text(DIGEST, encoding="utf-8")
     for path in (made / "roles").rglob("tasks/*.yml"):
         path.write_text(re.sub(r"(?m)^\s+(owner|group): .*\n", "", path.read_text(encoding="utf-8")), encoding="utf-8")
     (made / "roles/dask_worker/library/dask_worker_look.py").write_text(MODULE + LOOK, encoding="utf-8")
@@ -164,11 +174,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
-    """Run playbooks/workers.yml on three hosts whose state is a test's own."""
+    """Run playbooks/workers.yml, or another playbook, on three hosts whose state is a test's own."""
     everything = {
         "ansible_connection": "local",
         "ansible_become": False,
-        "ansible_python_interpreter": f"{checkout}/bin/{{{{ inventory_hostname }}}}",
         "dask_cluster_image": IMAGE,
         "dask_cluster_scheduler_host": "192.0.2.1",
         "dask_cluster_networks": ["192.0.2.0/24"],
@@ -180,9 +189,11 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
         "dask_worker_nthreads": 2,
         "dask_worker_memory_limit": "1GiB",
     }
+    # not by a name in the variable, which is another host's under delegation
+    hosts = {name: {"ansible_python_interpreter": f"{checkout}/bin/{name}"} for name in ("scheduler1", *WORKERS)}
     groups = {
-        "dask_scheduler": {"hosts": {"scheduler1": {}}},
-        "dask_workers": {"hosts": {name: {} for name in WORKERS}},
+        "dask_scheduler": {"hosts": {"scheduler1": hosts.pop("scheduler1")}},
+        "dask_workers": {"hosts": hosts},
     }
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": everything}, **groups}), encoding="utf-8")
     collections = [checkout / "collections", *(path for path in sys.path if path.endswith("site-packages"))]
@@ -196,13 +207,13 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
     }
     log = tmp_path / "log"
 
-    def run(*arguments: str, **variables: Any) -> Run:
+    def run(*arguments: str, playbook: str = "site.yml", **variables: Any) -> Run:
         log.write_text("", encoding="utf-8")
         command = [
             Path(sys.executable).parent / "ansible-playbook",
             "-i",
             tmp_path / "hosts.yml",
-            checkout / "site.yml",
+            checkout / playbook,
             "-e",
             json.dumps(variables),
             *arguments,
@@ -349,3 +360,18 @@ def test_an_idle_cluster_is_replaced_at_once_and_a_surplus_worker_hands_over_lik
         "verify worker2-0 optional worker1-0,worker3-0",
     ]
     assert run.changed["worker1"] == 0
+
+
+def test_another_digest_than_the_running_schedulers_is_refused_also_when_it_is_another_host_that_is_meant(
+    play: Callable[..., Run], say: Callable[..., None]
+) -> None:
+    scheduler = {"running": True, "image": IMAGE.replace("a" * 64, "b" * 64)}
+    say(scheduler1={"dask-scheduler": scheduler})
+    run = play("--check", "--limit", "worker1", playbook="digest.yml")
+    assert run.status != 0
+    assert (
+        f"scheduler1: dask-scheduler runs sha256:{'b' * 64}, and dask_cluster_image pins sha256:{'a' * 64}" in run.text
+    )
+    assert "run playbooks/upgrade.yml" in run.text
+    say(scheduler1={"dask-scheduler": {**scheduler, "running": False}})
+    assert play(playbook="digest.yml").status == 0
