@@ -10,6 +10,7 @@ import yaml
 
 INVENTORY = Path(__file__).parents[2] / "inventory"
 SIZES = Path(__file__).parents[1] / "sizes.yml"
+SCHEDULER = Path(__file__).parents[2] / "dask_scheduler" / "converge.yml"
 CERTIFICATES = Path(__file__).parents[2] / "dask_tls" / "converge.yml"
 MIB = 2**20
 ONE = ("--limit", "worker1")
@@ -110,9 +111,7 @@ def test_a_worker_runs_within_its_limits_and_spills_to_disk(node, inspect, image
 
 
 @pytest.mark.timeout(300)
-def test_a_higher_count_adds_and_a_lower_one_removes_only_that(
-    node, addresses, identity, converge, play, client, request
-):
+def test_a_higher_count_adds_and_a_lower_one_removes_only_that(node, addresses, identity, converge, client, request):
     host, first = node("worker1"), identity("dask-worker-0")
     run = converge(*ONE, dask_worker_count=2)
     assert set(run.changed) == {"worker1"}
@@ -122,34 +121,37 @@ def test_a_higher_count_adds_and_a_lower_one_removes_only_that(
     second = identity("dask-worker-1")
 
     request.getfixturevalue("holder")
-    refused = play(*ONE, dask_worker_count=1)
-    assert refused.status != 0
-    refused.says("worker1: dask-worker-1 would be replaced or removed while the cluster has 1 tasks or stored keys")
+    foreseen = converge(*ONE, "--check", dask_worker_count=1)
+    foreseen.says("worker1: would hand over and replace or remove dask-worker-1")
     assert (identity("dask-worker-0"), identity("dask-worker-1")) == (first, second)
-    assert refused.changed == {"worker1": 0}
 
-    assert converge(*ONE, dask_worker_count=1, dask_cluster_allow_interrupt=True).changed["worker1"] > 0
+    removed = converge(*ONE, dask_worker_count=1)
+    removed.says("worker1-1: handed over in")
+    assert removed.changed == foreseen.changed
     assert (identity("dask-worker-0"), identity("dask-worker-1")) == (first, {})
     assert listening(host) == planned(addresses["worker1"], 0)
 
 
 @pytest.mark.timeout(300)
-def test_a_change_is_refused_while_a_client_holds_data(node, inspect, identity, converge, play, client, holder):
-    first = identity("dask-worker-0")
-    change = {"dask_worker_memory_limit": "768MiB", "dask_worker_resources": {"probe": 3}}
-    refused = play(*ONE, **change)
+def test_a_change_of_the_scheduler_is_refused_and_one_of_a_worker_is_made_while_a_client_holds_data(
+    node, inspect, identity, converge, play, client, holder
+):
+    scheduler = inspect(node("scheduler1"), "dask-scheduler")["Id"]
+    refused = play(playbook=SCHEDULER, dask_scheduler_config={"distributed": {"scheduler": {"probe": 1}}})
     assert refused.status != 0
     refused.says(
-        "worker1: dask-worker-0 would be replaced or removed while the cluster has 1 tasks or stored keys (",
+        "scheduler1: dask-scheduler would be replaced or removed while the cluster has 1 tasks or stored keys (",
         " bytes), of which 0 processing, and 1 clients.",
         "Wait until it is idle and run again, or lose that work with -e dask_cluster_allow_interrupt=true",
     )
-    assert refused.changed == {"worker1": 0}
-    assert identity("dask-worker-0") == first
+    assert refused.changed == {"scheduler1": 0}
     # the refused configuration must not wait there for the next restart
-    assert "probe" not in node("worker1").file("/etc/dask-hostnet/worker/dask.yaml").content_string
+    assert "probe" not in node("scheduler1").file("/etc/dask-hostnet/scheduler/dask.yaml").content_string
 
-    converge(*ONE, **change, dask_cluster_allow_interrupt=True)
+    first = identity("dask-worker-0")
+    change = {"dask_worker_memory_limit": "768MiB", "dask_worker_resources": {"probe": 3}}
+    converge(*ONE, **change).says("worker1-0: handed over in")
+    assert inspect(node("scheduler1"), "dask-scheduler")["Id"] == scheduler
     assert identity("dask-worker-0") != first
     assert inspect(node("worker1"), "dask-worker-0")["HostConfig"]["Memory"] == (768 + 256) * MIB
     assert client(WORKERS)["worker1-0"][2:] == [768 * MIB, {"probe": 3}]

@@ -1,0 +1,377 @@
+"""How site.yml replaces workers: the real roles on hosts of this machine; engine and scheduler are pretended.
+
+Each host's containers are a file, what is asked of the scheduler is answered by a script in place of `docker`, and both
+append what happens to one log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+WORKERS = ("worker1", "worker2", "worker3")
+IMAGE = "192.0.2.1:5000/dask@sha256:" + "a" * 64
+
+# what all pretended parts begin with
+COMMON = """
+import fcntl, hashlib, json, os, sys
+from pathlib import Path
+STATE = Path(os.environ["PRETEND"])
+def log(line):
+    with (STATE / "log").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(line + chr(10))
+def read(name, nothing):
+    path = STATE / (name + ".json")
+    return json.loads(path.read_text()) if path.exists() else nothing
+"""
+MODULE = (
+    COMMON
+    + """
+from ansible.module_utils.basic import AnsibleModule
+HOST = os.environ["PRETEND_HOST"]
+KNOWN = read(HOST, {})
+def save():
+    (STATE / (HOST + ".json")).write_text(json.dumps(KNOWN))
+def take(**options):
+    return AnsibleModule({name: {"type": kind} for name, kind in options.items()}, supports_check_mode=True)
+"""
+)
+MODULES = {
+    "docker_host_info": """
+module = take(containers="bool", containers_all="bool", verbose_output="bool", containers_filters="dict")
+kind = module.params["containers_filters"]["label"][0].rpartition("=")[2]
+mine = [name for name in KNOWN if name.startswith(kind)]
+states = {name: "running" if KNOWN[name]["running"] else "exited" for name in mine}
+module.exit_json(changed=False, containers=[{"Names": ["/" + name], "State": states[name]} for name in mine])
+""",
+    "docker_image_info": """
+take(name="str").exit_json(changed=False, images=[{"Id": "1"}])
+""",
+    "docker_container_info": """
+module = take(name="str")
+found = KNOWN.get(module.params["name"])
+said = found and {"State": {"Running": found["running"]}, "Config": {"Image": found["image"]}}
+module.exit_json(changed=False, exists=bool(found), container=said)
+""",
+    "docker_container": """
+import ansible.module_utils.basic as basic
+given = {key: value for key, value in basic._load_params().items() if not key.startswith("_ansible")}
+module = take(**dict.fromkeys(given, "raw"))
+name, state = given["name"], given["state"]
+wanted = {key: value for key, value in given.items() if key not in ("state", "healthy_wait_timeout")}
+wanted = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+there, actions = KNOWN.get(name), []
+if state == "absent":
+    actions = ["remove"] if there else []
+elif not there or there["wanted"] != wanted or there["running"] != (state == "healthy"):
+    actions = ["create"]
+if actions and not module.check_mode:
+    log(f"{actions[0]} {HOST} {name}")
+    if name == "dask-worker-0" and HOST in read("unhealthy", []):
+        module.fail_json(msg=f"{name} did not become healthy")
+    KNOWN.pop(name, None)
+    if state != "absent":
+        KNOWN[name] = {"wanted": wanted, "running": state == "healthy", "image": given["image"]}
+    save()
+module.exit_json(changed=bool(actions), actions=actions)
+""",
+}
+LOOK = """
+module = take(folder="path", workers="list", state="str", files="dict", unit="str")
+running = sorted(name for name, each in KNOWN.items() if name.startswith("dask-worker") and each["running"])
+module.exit_json(changed=False, drained=[], marks={}, running=running, handover=True, has_unit=True)
+"""
+DOCKER = (
+    COMMON
+    + """
+words = sys.argv[1:]
+if words[0] == "run":
+    names = words[words.index("--workers") + 1]
+    log("verify " + names + " optional " + ",".join(sorted(set(words[words.index("--optional") + 1].split(",")))))
+    print("hello-world  FAILED  a pretended fault" if names in read("wrong", []) else "hello-world  ok")
+    sys.exit(names in read("wrong", []))
+sys.stdin.read()
+if words[-1] == "-":
+    print(json.dumps(read("flight", {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0})))
+    sys.exit(0)
+wish = json.loads(words[-1])
+names = ",".join(wish["workers"])
+log(f"{wish['step']} {names} leaving {','.join(sorted(wish['leaving']))}")
+if wish["step"] != "undo" and set(wish["workers"]) & set(read("full", [])):
+    print(f"{names}: 2 keys (99 bytes) are nowhere else, and the others have room for 1 bytes", file=sys.stderr)
+    sys.exit(4)
+print(f"{names}: {wish['step']} done")
+"""
+)
+
+
+FACTS = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - set_fact: {memtotal_mb: 8192, processor_vcpus: 4, cacheable: true}
+- import_playbook: playbooks/workers.yml
+"""
+# as site.yml has it
+DIGEST = """
+- hosts: dask_scheduler:dask_workers
+  gather_facts: false
+  tasks:
+    - import_role: {name: dask_container, tasks_from: digest.yml}
+      run_once: true
+      vars: {dask_container_scheduler: scheduler1}
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run came to: exit status, output with white space made single, changes by host, the log's new lines."""
+
+    status: int
+    text: str
+    changed: dict[str, int]
+    log: list[str]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The playbooks, and the roles that they use less what this machine would notice."""
+    made = tmp_path_factory.mktemp("checkout")
+    for folder in ("playbooks", "roles", "scripts"):
+        shutil.copytree(ROOT / folder, made / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "ansible.cfg", made)
+    (made / "site.yml").write_text(FACTS, encoding="utf-8")
+    (made / "digest.yml").write_text(DIGEST, encoding="utf-8")
+    for path in (made / "roles").rglob("tasks/*.yml"):
+        path.write_text(re.sub(r"(?m)^\s+(owner|group): .*\n", "", path.read_text(encoding="utf-8")), encoding="utf-8")
+    (made / "roles/dask_worker/library/dask_worker_look.py").write_text(MODULE + LOOK, encoding="utf-8")
+    modules = made / "collections/ansible_collections/community/docker/plugins/modules"
+    modules.mkdir(parents=True)
+    for name, code in MODULES.items():
+        (modules / f"{name}.py").write_text(MODULE + code, encoding="utf-8")
+    (made / "bin").mkdir()
+    programs = {"docker": f"#!{sys.executable}\n{DOCKER}"}
+    for host in ("scheduler1", *WORKERS):
+        programs[host] = f'#!/bin/sh\nPRETEND_HOST={host} exec {sys.executable} "$@"\n'
+    for name, code in programs.items():
+        (made / "bin" / name).write_text(code, encoding="utf-8")
+        (made / "bin" / name).chmod(0o755)
+    return made
+
+
+@pytest.fixture
+def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Run playbooks/workers.yml, or another playbook, on three hosts whose state is a test's own."""
+    everything = {
+        "ansible_connection": "local",
+        "ansible_become": False,
+        "dask_cluster_image": IMAGE,
+        "dask_cluster_scheduler_host": "192.0.2.1",
+        "dask_cluster_networks": ["192.0.2.0/24"],
+        "dask_cluster_client_networks": ["192.0.2.0/24"],
+        "dask_cluster_uid": os.getuid(),
+        "dask_cluster_gid": os.getgid(),
+        "dask_cluster_config_dir": f"{tmp_path}/etc-{{{{ inventory_hostname }}}}",
+        "dask_cluster_data_dir": f"{tmp_path}/var-{{{{ inventory_hostname }}}}",
+        "dask_worker_nthreads": 2,
+        "dask_worker_memory_limit": "1GiB",
+    }
+    # not by a name in the variable, which is another host's under delegation
+    hosts = {name: {"ansible_python_interpreter": f"{checkout}/bin/{name}"} for name in ("scheduler1", *WORKERS)}
+    groups = {
+        "dask_scheduler": {"hosts": {"scheduler1": hosts.pop("scheduler1")}},
+        "dask_workers": {"hosts": hosts},
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": everything}, **groups}), encoding="utf-8")
+    collections = [checkout / "collections", *(path for path in sys.path if path.endswith("site-packages"))]
+    environment = {
+        **os.environ,
+        "PRETEND": str(tmp_path),
+        "PATH": f"{checkout}/bin:{os.environ['PATH']}",
+        "ANSIBLE_CONFIG": str(checkout / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": ":".join(map(str, collections)),
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    log = tmp_path / "log"
+
+    def run(*arguments: str, playbook: str = "site.yml", **variables: Any) -> Run:
+        log.write_text("", encoding="utf-8")
+        command = [
+            Path(sys.executable).parent / "ansible-playbook",
+            "-i",
+            tmp_path / "hosts.yml",
+            checkout / playbook,
+            "-e",
+            json.dumps(variables),
+            *arguments,
+        ]
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout, re.MULTILINE)
+        return Run(
+            done.returncode,
+            " ".join(done.stdout.split()),
+            {host: int(changed) for host, changed in recap},
+            log.read_text(encoding="utf-8").splitlines(),
+        )
+
+    return run
+
+
+@pytest.fixture
+def say(tmp_path: Path) -> Callable[..., None]:
+    """Have the pretended cluster hold work (`flight`), refuse (`full`), or fail."""
+
+    def write(**files: Any) -> None:
+        for name, content in files.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+    return write
+
+
+BUSY = {"tasks": 3, "processing": 1, "bytes": 99, "clients": 1}
+OLD = {"dask-worker-0": {"wanted": "another", "running": True, "image": IMAGE}}
+AT_WORK = {"worker1": OLD, "worker2": OLD, "flight": BUSY}
+
+
+def drained(host: str, *others: str) -> list[str]:
+    """What the log says of a host that hands over, is replaced, and verified with the others of its batch."""
+    leaving = ",".join(sorted(f"{name}-0" for name in (host, *others)))
+    return [f"drain {host}-0 leaving {leaving}", f"create {host} dask-worker-0"]
+
+
+def test_what_is_missing_is_made_at_once_and_what_works_is_replaced_in_verified_batches(
+    play: Callable[..., Run], say: Callable[..., None]
+) -> None:
+    say(**AT_WORK)
+    run = play()
+    assert run.status == 0, run.text
+    assert run.log == [
+        "create worker3 dask-worker-0",
+        *drained("worker1"),
+        "verify worker1-0 optional worker2-0,worker3-0",
+        *drained("worker2"),
+        "verify worker2-0 optional worker1-0,worker3-0",
+    ]
+    assert "Could not match" not in run.text
+
+
+def test_a_refused_drain_changes_nothing_and_ends_the_run(
+    play: Callable[..., Run], say: Callable[..., None], tmp_path: Path
+) -> None:
+    say(**AT_WORK, full=["worker1-0"])
+    run = play("--limit", "worker1,worker2")
+    assert run.status != 0
+    assert run.log == drained("worker1")[:1]
+    assert run.changed == {"worker1": 0, "worker2": 0}
+    assert not (tmp_path / "etc-worker1").exists()
+    assert (
+        "worker1: Replace | Ensure others have all of it: worker1-0: 2 keys (99 bytes) are nowhere else, and the others"
+        " have room for 1 bytes. Nothing of this host was changed. Add a worker" in run.text
+    )
+    assert "Not begun, and as they were: worker2" in run.text
+
+
+def test_hosts_of_a_batch_hand_over_one_after_another_and_one_that_cannot_holds_up_no_other(
+    play: Callable[..., Run], say: Callable[..., None]
+) -> None:
+    say(**AT_WORK, worker3=OLD, full=["worker2-0"])
+    run = play("-e", "hostnet_batch=2")
+    assert run.status != 0
+    assert run.log[:2] == [drained("worker1", "worker2")[0], drained("worker2", "worker1")[0]]
+    assert run.log[2:] == ["create worker1 dask-worker-0", "verify worker1-0,worker2-0 optional worker3-0"]
+    assert "Not begun, and as they were: worker3" in run.text
+
+
+@pytest.mark.thorough
+def test_a_replacement_that_fails_puts_them_back_into_service_and_ends_the_run(
+    play: Callable[..., Run], say: Callable[..., None]
+) -> None:
+    say(**AT_WORK, unhealthy=["worker1"])
+    run = play("--limit", "worker1,worker2")
+    assert run.status != 0
+    assert run.log == [*drained("worker1"), "undo worker1-0 leaving worker1-0"]
+    assert (
+        "dask-worker-0 did not become healthy. Those of its workers that were to be replaced are in service" in run.text
+    )
+    assert "Not begun, and as they were: worker2" in run.text
+
+
+@pytest.mark.thorough
+def test_a_batch_that_is_not_verified_ends_the_run(play: Callable[..., Run], say: Callable[..., None]) -> None:
+    say(**AT_WORK, wrong=["worker1-0"])
+    run = play("--limit", "worker1,worker2")
+    assert run.status != 0
+    assert run.log == [*drained("worker1"), "verify worker1-0 optional worker2-0,worker3-0"]
+    assert "a pretended fault" in run.text
+    assert "Not begun, and as they were: worker2" in run.text
+
+
+@pytest.mark.thorough
+def test_a_rehearsal_asks_whether_it_could_be_done_and_announces_it_once(
+    play: Callable[..., Run], say: Callable[..., None], tmp_path: Path
+) -> None:
+    say(**AT_WORK)
+    rehearsed = play("--check", "--diff")
+    assert rehearsed.status == 0, rehearsed.text
+    assert rehearsed.log == [f"look {host}-0 leaving {host}-0" for host in ("worker1", "worker2")]
+    assert rehearsed.text.count("worker1: would hand over and replace or remove dask-worker-0") == 1
+    assert not (tmp_path / "etc-worker1").exists()
+    assert rehearsed.changed == play().changed
+
+
+@pytest.mark.thorough
+def test_an_idle_cluster_is_replaced_at_once_and_a_surplus_worker_hands_over_like_any_other(
+    play: Callable[..., Run], say: Callable[..., None]
+) -> None:
+    two = {**OLD, "dask-worker-1": OLD["dask-worker-0"]}
+    say(worker1=OLD, worker2=two)
+    run = play("--limit", "worker1")
+    assert run.status == 0
+    assert run.log == ["create worker1 dask-worker-0"]
+    say(flight=BUSY)
+    run = play("--limit", "worker1,worker2")
+    assert run.status == 0
+    assert run.log == [
+        "drain worker2-0,worker2-1 leaving worker2-0,worker2-1",
+        "remove worker2 dask-worker-1",
+        "create worker2 dask-worker-0",
+        "verify worker2-0 optional worker1-0,worker3-0",
+    ]
+    assert run.changed["worker1"] == 0
+
+
+def test_another_digest_than_the_running_schedulers_is_refused_also_when_it_is_another_host_that_is_meant(
+    play: Callable[..., Run], say: Callable[..., None]
+) -> None:
+    scheduler = {"running": True, "image": IMAGE.replace("a" * 64, "b" * 64)}
+    say(scheduler1={"dask-scheduler": scheduler})
+    run = play("--check", "--limit", "worker1", playbook="digest.yml")
+    assert run.status != 0
+    assert (
+        f"scheduler1: dask-scheduler runs sha256:{'b' * 64}, and dask_cluster_image pins sha256:{'a' * 64}" in run.text
+    )
+    assert "run playbooks/upgrade.yml" in run.text
+    say(scheduler1={"dask-scheduler": {**scheduler, "running": False}})
+    assert play(playbook="digest.yml").status == 0
