@@ -32,7 +32,10 @@ def told(answer: dict[str, Any]) -> tuple[bool, str]:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
-    """Takes `question` (in_flight.py), `wait` (seconds; 0 asks once), `force` (lose the rest) and `remedy` (a text)."""
+    """Waits by `question` (in_flight.py), run after the words of `hold`.
+
+    Takes `wait` (seconds; 0 asks once), `force` (lose the rest) and `remedy` (a text) too.
+    """
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         """Return when nothing is in flight, or fail after the wait; `lost` says what is given up with `force`."""
@@ -58,6 +61,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
     def _ask(self, task_vars: Any) -> dict[str, Any]:
         # as root, who reads the key also when its group is about to be another
         command = [
+            *self._task.args["hold"],
             "timeout",
             str(DEADLINE),
             "docker",
