@@ -134,7 +134,7 @@ def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(h
     ]
     assert not any(entry.startswith("PROBE=") for entry in config["Env"])
     assert container["State"]["Health"]["Status"] == "healthy"
-    # the other TLS by choice, with the host's certificate as a client's; Dask's first bytes may come too, and are no text
+    # the other TLS by choice, with the host's certificate as a client's; Dask's first bytes may follow, and are no text
     pair = "-CAfile ca.crt -cert host.crt -key host.key </dev/null 2>&1"
     handshake = host.check_output(
         f"cd /etc/dask-hostnet/tls && openssl s_client -connect %s:18786 -tls1_2 {pair} | grep -a 'Verify return code'",
