@@ -293,6 +293,7 @@ def test_a_refused_drain_changes_nothing_and_ends_the_run(
     assert "Not begun, and as they were: worker2" in run.text
 
 
+@pytest.mark.thorough
 def test_hosts_of_a_batch_hand_over_one_after_another_and_one_that_cannot_holds_up_no_other(
     play: Callable[..., Run], say: Callable[..., None]
 ) -> None:

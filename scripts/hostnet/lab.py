@@ -38,7 +38,8 @@ def up(checkout: Path, display: progress.Progress) -> int:
     steps = (
         Step("nodes", "molecule/default/create.yml", 30 * MINUTE, local=True, extra_vars={"node_set": "lab"}),
         Step("image", "playbooks/image.yml", 60 * MINUTE),
-        Step("site", "site.yml", 45 * MINUTE),
+        # an idle lab takes another image like any other change
+        Step("site", "site.yml", 45 * MINUTE, extra_vars={"hostnet_upgrade": True}),
     )
     result = None
     with only_one(checkout, "lab"), root_access() as become:
