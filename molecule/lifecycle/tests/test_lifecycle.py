@@ -177,7 +177,8 @@ def test_docker_stop_hands_over_and_a_start_brings_it_back(node, client, load, t
 
 def test_a_worker_is_added_by_the_run_after_one_that_was_killed(play, load, edit, container, there):
     before = container(), container("worker2")
-    edit("worker2", dask_worker_count=2)
+    # two threads each on a node of two cores
+    edit("worker2", dask_worker_count=2, dask_preflight_ignore=["sizes"])
     assert killed(SITE, *TWO, at="dask_docker : Ensure the engine runs and starts at boot")
     run = play(*TWO, playbook=SITE)
     assert run.status == 0, run.text

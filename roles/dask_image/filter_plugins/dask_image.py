@@ -12,7 +12,7 @@ def dask_image_plan(looks: Mapping[str, Mapping[str, Any]], scheduler: str, want
     """Return what an upgrade would do.
 
     `from` is the image to roll back to: the last one that was verified. That is what a run that was killed noted, never
-    what such a run left half done; without a note it is what runs now, on the scheduler's host before others.
+    what such a run left half done; without a note it is what the scheduler runs now.
 
     Args:
         looks: by host, what dask_image_look returned.
@@ -27,7 +27,7 @@ def dask_image_plan(looks: Mapping[str, Mapping[str, Any]], scheduler: str, want
     }
     other = [image for images in stale.values() for image in images.values()]
     return {
-        "from": note["from"] if note else [*other, wanted][0],
+        "from": note["from"] if note else looks[scheduler]["containers"].get("dask-scheduler", wanted),
         "to": wanted,
         "since": note.get("since", 0),
         "resumed": bool(note),
