@@ -60,7 +60,9 @@ module.exit_json(answers=True, containers=found, held=[], note=said)
     "roles/dask_scheduler/tasks/main.yml": """
 # work that came since idleness was proven is refused, but on the way back
 - assert:
-    that: hostnet_upgrade and (dask_cluster_allow_interrupt | bool) == (hostnet_replace_back or (state ~ '/forced') is file)
+    that:
+      - hostnet_upgrade
+      - (dask_cluster_allow_interrupt | bool) == (hostnet_replace_back or (state ~ '/forced') is file)
 - copy:
     content: "{{ {'dask-scheduler': dask_cluster_image} | to_json }}"
     dest: "{{ dask_cluster_config_dir }}/images"
