@@ -4,6 +4,7 @@ Each test goes on where the one before ended.
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,9 @@ def there(client, wait):
 
 def booted(host):
     """Return when the host's systemd began; nothing while it does not answer."""
-    asked = host.run("systemctl show --property=UserspaceTimestampMonotonic --value")
-    return asked.stdout.strip() if asked.rc == 0 else ""
+    with suppress(RuntimeError, AssertionError, ValueError):
+        return host.check_output("systemctl show --property=UserspaceTimestampMonotonic --value")
+    return ""
 
 
 def test_a_drain_that_was_killed_goes_on_when_it_is_run_again(node, play, client, edit, load, container):
@@ -198,10 +200,10 @@ def test_a_worker_with_other_settings_is_drained_and_replaced(play, client, load
 def test_workers_hand_over_when_their_host_is_rebooted_and_come_back_with_it(node, wait, load, container, there):
     host = node("worker2")
     before, started = booted(host), container("worker2")[2]
-    host.run("systemctl reboot")
+    with suppress(RuntimeError):
+        host.run("systemctl reboot")
     # each waits for what it runs, one after another
     wait(lambda: booted(host) not in ("", before), "worker2 is up again", 240)
-    wait(lambda: host.run("docker info").rc == 0, "its engine answers", 60)
     there(MORE)
     assert container("worker2")[2] > started
     assert "all is handed over" in host.run("docker logs --since %s dask-worker-0", started).stderr
