@@ -61,8 +61,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def edit():
-    """Write variables of a host into the inventory, as an operator does; they are gone at the end."""
+def edit(play):
+    """Write variables of a host into the inventory, as an operator does; they are gone at the end, and their effect."""
     folder = ROOT / "molecule" / "inventory" / "host_vars"
     written = []
 
@@ -74,6 +74,8 @@ def edit():
     yield write
     for path in written:
         path.unlink(missing_ok=True)
+    run = play("--limit", "dask_workers", playbook=SITE)
+    assert run.status == 0, run.text
 
 
 @pytest.fixture
