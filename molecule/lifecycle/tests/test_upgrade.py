@@ -29,7 +29,8 @@ KINDS = {
     f" && echo {b64encode(WRONG).decode()} | base64 -d > wrong.py\nUSER 10786:10786",
 }
 
-pytestmark = pytest.mark.timeout(900)
+# a quarter of an hour, which make test has not
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
 
 
 def pinned():
@@ -120,7 +121,6 @@ def test_a_rehearsal_names_what_would_be_replaced_and_a_run_replaces_it(play, el
     assert set(again.changed.values()) == {0}
 
 
-@pytest.mark.thorough
 def test_work_in_flight_is_not_lost_unasked(play, elsewhere, client, running):
     before = running()
     pin(play, elsewhere["third"])
@@ -158,7 +158,6 @@ def test_a_run_that_is_killed_is_gone_on_with(play, elsewhere, running, node):
     assert running() == {third}
 
 
-@pytest.mark.thorough
 def test_the_running_and_the_previous_image_are_kept_here_and_in_the_registry(
     play, node, addresses, elsewhere, first, image
 ):
