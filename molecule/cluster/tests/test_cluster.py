@@ -311,7 +311,9 @@ def test_a_host_that_is_away_is_named_and_the_others_are_finished(tmp_path: Path
     mending = playbook("site.yml", *mend, CHANGES=str(done), **noted)
     # what a rehearsal on a running cluster announces is what the run then does, and no more
     announced = changes(rehearsed, check=True)
-    assert announced == changes(done, check=False) == {("worker2", "container dask-worker-0")}
+    # which verifies from the first of its hosts
+    first = {("worker2", f"file /etc/dask-hostnet/verify{name}") for name in ("", "/verify_cluster.py")}
+    assert announced == changes(done, check=False) == {("worker2", "container dask-worker-0")} | first
     assert mending.status == 0
     after = identities(*FIRST)
     assert {where for where in after if after[where] != waiting[where]} == {("worker2", "dask-worker-0")}
