@@ -20,6 +20,9 @@ from typing import Any
 import pytest
 import yaml
 
+# each run is some ten seconds of Ansible on an idle machine
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).parents[1]
 WORKERS = ("worker1", "worker2", "worker3")
 IMAGE = "192.0.2.1:5000/dask@sha256:" + "a" * 64
@@ -225,7 +228,7 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=110,
+            timeout=240,
             check=False,
         )
         recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout, re.MULTILINE)
