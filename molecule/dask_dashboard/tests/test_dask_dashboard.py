@@ -178,15 +178,12 @@ def test_a_workers_page_opens_to_no_stranger(addresses):
         connection.close()
 
 
-def test_a_good_login_succeeds_while_twenty_wrong_ones_are_held(host, ask, wait):
-    def there():
-        return len(host.check_output("ss -Htn state established 'sport = :8443'").splitlines()) >= 20
-
+def test_a_good_login_succeeds_while_twenty_wrong_ones_are_held(host, ask):
     with ThreadPoolExecutor(20) as pool:
         start = time.monotonic()
         wrong = [pool.submit(ask, "/health", f"guess-{i}") for i in range(20)]
-        # each is held for two seconds; that they still are is asserted below
-        wait(there, "twenty connections are there", 10)
+        # the wrong ones come first, and are held for two seconds; that they still are is asserted below
+        time.sleep(1)
         good = ask("/health", generated())
         held = [answer.result() for answer in wrong]
     assert good.status == 200
