@@ -10,10 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import testinfra
 import yaml
@@ -44,6 +46,18 @@ class Run:
 
 
 Play = Callable[..., Run]
+
+
+def kill(running: psutil.Popen) -> None:
+    """SIGKILL what still runs; Ansible's own processes have sessions of their own, so a group is not enough."""
+    if running.poll() is None:
+        running.suspend()
+        family = [running, *running.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
+        running.wait(10)
 
 
 @pytest.fixture(scope="module")

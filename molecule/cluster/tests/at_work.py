@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import psutil
 import yaml
+from conftest import kill
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -94,18 +94,6 @@ def playbook(
     print(run.output)
     LOG.info("%s %s: status %s, %.0f s", name, " ".join(arguments)[:60], run.status, time.monotonic() - start)
     return run
-
-
-def kill(running: psutil.Popen) -> None:
-    """SIGKILL what still runs; Ansible's own processes have sessions of their own, so a group is not enough."""
-    if running.poll() is None:
-        running.suspend()
-        family = [running, *running.children(recursive=True)]
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(family, timeout=10)
-        running.wait(10)
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline: float) -> Any:

@@ -5,11 +5,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from conftest import DEADLINE, INVENTORY, OPERATOR, ROOT
+from conftest import DEADLINE, INVENTORY, OPERATOR, ROOT, kill
 
 BEGUN = re.compile(r"^TASK \[(.*?)\] \*", re.MULTILINE)
 
@@ -47,15 +46,3 @@ def killed(playbook: Path, *arguments: str, at: str | int) -> str | None:
         finally:
             kill(running)
         return None if done else text()
-
-
-def kill(running: psutil.Popen) -> None:
-    """Kill what still runs; Ansible's own processes have sessions of their own, so a group is not enough."""
-    if running.poll() is None:
-        running.suspend()
-        family = [running, *running.children(recursive=True)]
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(family, timeout=10)
-        running.wait(10)

@@ -91,6 +91,5 @@ def test_of_the_load_nothing_was_lost(load):
 
 # after the load, which it would be refused for
 @pytest.mark.parametrize("moment", range(MOMENTS))
-@pytest.mark.skipif(not (PLAYBOOKS / "upgrade.yml").exists(), reason="there is no upgrade.yml")
 def test_an_upgrade_that_was_killed_is_made_good_by_the_next_run(made_good, moment):
     made_good(moment, "upgrade")
