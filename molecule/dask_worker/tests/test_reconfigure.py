@@ -44,8 +44,11 @@ big = [
     for name in ("worker1-0", "worker2-0")
 ]
 wait(big)
-# the workers say every second how much that is
-time.sleep(3)
+# the workers say every second how much that is, and five times 100 MB has to be in it
+def used():
+    return [w["metrics"]["memory"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
+while min(used()) < 500_000_000:
+    time.sleep(0.1)
 print("full", flush=True)
 until("over")
 """
