@@ -71,7 +71,7 @@ def test_every_bad_variable_is_in_one_table(refuse, scratch, edit):
             "dask_worker_count": 101,
             "dask_worker_mount": [],
             "dask_docker_daemon_config": {},
-            "hostnet_zzz": 1,
+            "dask_quuxquuxquux": 1,
         }
 
     edit("group_vars/all/lab.yml", spoil)
@@ -85,7 +85,7 @@ def test_every_bad_variable_is_in_one_table(refuse, scratch, edit):
         "dask_worker_count 101 it must be a whole number from 0 to 100",
         "dask_worker_mount no variable of any role do you mean dask_worker_mounts?",
         "dask_docker_daemon_config an old name write dask_docker_daemon_options instead",
-        "hostnet_zzz no variable of any role see docs/variables.md",
+        "dask_quuxquuxquux no variable of any role see docs/variables.md",
         inventory=scratch,
     )
 
