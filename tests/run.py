@@ -1,7 +1,8 @@
 """What `make check` and `make test` run: a row a check and a scenario with its seconds; all, also after a failure.
 
 tests/run.py check      linters and unit tests
-tests/run.py test       the same, then every molecule scenario in the order of molecule/budgets.yml, on shared nodes
+tests/run.py test       the same, then every molecule scenario in the order of molecule/budgets.yml; one with nodes of
+                    its own runs beside those that come after it, on shared nodes
 tests/run.py test-all   the same with the tests marked `thorough`, which take long; no budget is held against them
 """
 
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,9 +174,18 @@ def molecule(*, thorough: bool = False) -> list[Outcome]:
             deadline = THOROUGH_DEADLINE if thorough else SCENARIO_DEADLINE
             return run(name, ["molecule", *arguments], deadline, **become, **chosen)
 
+        def own(scenario: Scenario) -> Outcome:
+            outcome = act(scenario.name, "test", "-s", scenario.name, "--destroy", "always")
+            if not outcome.passed:
+                # one that ended by itself destroyed its nodes; this one may have been stopped half way
+                act(f"{scenario.name} destroy", "destroy", "-s", scenario.name)
+            return outcome
+
         outcomes = []
+        beside: list[tuple[Scenario, Future[Outcome]]] = []
         shared = any(scenario.shared for scenario in todo)
         created = False
+        pool = ThreadPoolExecutor(max_workers=1)
         try:
             if shared:
                 # what an earlier run that was killed may have left
@@ -183,19 +193,24 @@ def molecule(*, thorough: bool = False) -> list[Outcome]:
                 outcomes.append(show(act("create", "create", "-s", "default")))
                 created = outcomes[-1].passed
             for scenario in todo:
-                if scenario.shared and not created:
-                    continue
-                destroy = "never" if scenario.shared else "always"
-                outcome = act(scenario.name, "test", "-s", scenario.name, "--destroy", destroy)
-                outcomes.append(show(outcome, None if thorough else scenario.budget))
+                if not scenario.shared:
+                    # nodes idle half of their time: these run beside what comes after them
+                    beside.append((scenario, pool.submit(own, scenario)))
+                elif created:
+                    outcome = act(scenario.name, "test", "-s", scenario.name, "--destroy", "never")
+                    outcomes.append(show(outcome, None if thorough else scenario.budget))
+            for scenario, running in beside:
+                outcomes.append(show(running.result(), None if thorough else scenario.budget))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in list(RUNNING):
+                stop(child)
+            raise
         finally:
+            # its nodes are destroyed too
+            pool.shutdown()
             if shared:
                 outcomes.append(show(act("destroy", "destroy", "-s", "default")))
-            passed = {outcome.name for outcome in outcomes if outcome.passed}
-            for scenario in todo:
-                # one that ended by itself destroyed its own nodes; this one may have been stopped half way
-                if not scenario.shared and scenario.name not in passed:
-                    act(f"{scenario.name} destroy", "destroy", "-s", scenario.name)
     return outcomes
 
 
