@@ -18,7 +18,7 @@ DRAIN, UNDRAIN, PATCH, STATUS, VERIFY = (
 )
 ONE, TWO = ("--limit", "worker1"), ("--limit", "worker2")
 MARK = "/etc/dask-hostnet/drained/worker1-0"
-FIRST, MORE = ["worker1-0", "worker2-0"], ["worker1-0", "worker2-0", "worker2-1"]
+FIRST, MORE = ["worker1-0", "worker2-0"], ["worker1-0", "worker2-0", "worker2-1", "worker2-2"]
 HANDED = r"{}: handed over in \S+ s: (\d+) keys moved \((\d+) bytes\), (\d+) tasks waited for, 0 tasks re-run"
 NAMES = """
 print(json.dumps(sorted(w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values())))
@@ -179,10 +179,10 @@ def test_docker_stop_hands_over_and_a_start_brings_it_back(node, client, load, t
     there(FIRST)
 
 
-def test_a_worker_is_added_by_the_run_after_one_that_was_killed(play, load, edit, container, there):
+def test_two_workers_are_added_by_the_run_after_one_that_was_killed(play, load, edit, container, there):
     before = container(), container("worker2")
     # two threads each on a node of two cores
-    edit("worker2", dask_worker_count=2, dask_preflight_ignore=["sizes"])
+    edit("worker2", dask_worker_count=3, dask_preflight_ignore=["sizes"])
     assert killed(SITE, *TWO, at="dask_docker : Ensure the engine runs and starts at boot")
     run = play(*TWO, playbook=SITE)
     assert run.status == 0, run.text
@@ -196,7 +196,7 @@ def test_a_worker_with_other_settings_is_drained_and_replaced(play, client, load
     run = play(*ONE, playbook=SITE)
     assert run.status == 0, run.text
     there(MORE)
-    assert client(THREADS) == {"worker1-0": 1, "worker2-0": 2, "worker2-1": 2}
+    assert client(THREADS) == {"worker1-0": 1, "worker2-0": 2, "worker2-1": 2, "worker2-2": 2}
 
 
 def test_workers_hand_over_when_their_host_is_rebooted_and_come_back_with_it(node, wait, load, container, there):
