@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import sync_playwright
 
 testinfra_hosts = ["ansible://dask_scheduler"]
@@ -243,27 +244,31 @@ def test_a_browser_shows_the_workers_and_the_tasks_as_they_run(address, addresse
             viewport={"width": 1400, "height": 900},
         )
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        # a browser that draws without a graphics card, beside what else runs here
+        page.set_default_timeout(120_000)
         page.on("websocket", lambda socket: sockets.append(socket.url))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
 
         page.goto(f"{url}/workers")
-        page.wait_for_function(SHOWN)
-        page.wait_for_function(f"() => {NAMES}.length > 0")
+        page.wait_for_function(SHOWN, polling=500)
+        page.wait_for_function(f"() => {NAMES}.length > 0", polling=500)
         assert sorted(page.evaluate(f"() => {NAMES}")) == ["Total (2)", "worker1-0", "worker2-0"]
 
         page.goto(f"{url}/status")
-        page.wait_for_function(SHOWN)
+        page.wait_for_function(SHOWN, polling=500)
         assert page.evaluate(f"() => {IN_STREAM}") == 0
         assert client(COMPUTE) == sum(range(TASKS))
         # nothing was loaded again: it came by the websocket
-        page.wait_for_function(f"() => {IN_STREAM} == {TASKS}")
+        try:
+            page.wait_for_function(f"() => {IN_STREAM} == {TASKS}", polling=500)
+        except PlaywrightTimeout:
+            pytest.fail(f"of {TASKS} tasks the stream shows {page.evaluate(f'() => {IN_STREAM}')}; {errors}")
         SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOT)
 
         of_worker = f"proxy/10200/{addresses['worker1']}/status"
         page.goto(f"{url}/{of_worker}")
-        page.wait_for_function(SHOWN)
+        page.wait_for_function(SHOWN, polling=500)
         browser.close()
     assert sockets == [f"wss://{address}:8443/{page}/ws" for page in ("workers", "status", of_worker)]
     # a policy that is too strict for Bokeh is an error there
