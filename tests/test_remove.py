@@ -169,6 +169,8 @@ def test_files_and_folders_go_and_what_is_not_ours_stays(absent: Any, tmp_path: 
     assert foreseen == ([*paths[:-1], str(tmp_path / "bare")], [str(tmp_path / "shared")])
     assert sorted(tmp_path.rglob("*")) == [tmp_path / "shared", tmp_path / "shared/theirs"]
     assert absent(paths, empty, check=False) == ([], [str(tmp_path / "shared")])
+    # whatever is in it
+    assert absent([], ["/", "/srv", "/srv/"], check=True) == ([], ["/", "/srv", "/srv/"])
 
 
 @pytest.mark.parametrize(

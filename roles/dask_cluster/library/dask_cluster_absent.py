@@ -20,7 +20,9 @@ options:
     elements: path
     default: []
   empty:
-    description: Folders that others may use, gone in this order where nothing is left in them.
+    description:
+      - Folders that others may use, gone in this order where nothing is left in them.
+      - One directly below the root is the operator's, who named it, and stays.
     type: list
     elements: path
     default: []
@@ -33,6 +35,11 @@ left:
   description: Of O(empty), the folders that are not.
   type: list
 """
+
+
+def shallow(path: str) -> bool:
+    """Return whether it is the root, or directly below it."""
+    return len(Path(os.path.normpath(path)).parts) < 3
 
 
 def absent(paths: Iterable[str], empty: Iterable[str], check: bool) -> tuple[list[str], list[str]]:
@@ -58,7 +65,7 @@ def absent(paths: Iterable[str], empty: Iterable[str], check: bool) -> tuple[lis
         path = Path(name)
         if path.is_symlink() or not path.is_dir():
             continue
-        if os.path.ismount(path) or any(str(each) not in removed for each in path.iterdir()):
+        if shallow(name) or os.path.ismount(path) or any(str(each) not in removed for each in path.iterdir()):
             left.append(name)
             continue
         removed.append(name)
@@ -76,12 +83,14 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    given = [*module.params["paths"], *module.params["empty"]]
+    paths, empty = module.params["paths"], module.params["empty"]
     # a variable that came out empty must not name a folder of the system
-    if odd := [path for path in given if not path.startswith("/") or len(Path(os.path.normpath(path)).parts) < 3]:
+    odd = [path for path in [*paths, *empty] if not path.startswith("/")]
+    odd += [path for path in paths if shallow(path)]
+    if odd:
         module.fail_json(msg=f"{', '.join(odd)}: not a path that is anybody's to remove")
     try:
-        removed, left = absent(module.params["paths"], module.params["empty"], module.check_mode)
+        removed, left = absent(paths, empty, module.check_mode)
     except OSError as error:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")
     diff = {"before": "".join(f"{path}\n" for path in removed), "after": ""}
