@@ -63,6 +63,8 @@ module.exit_json(answers=True, containers=found, held=[], note=said)
     that:
       - hostnet_upgrade
       - (dask_cluster_allow_interrupt | bool) == (hostnet_replace_back or (state ~ '/forced') is file)
+- fail: {msg: "it holds work"}
+  when: (state ~ '/busy') is file and not dask_cluster_allow_interrupt
 - copy:
     content: "{{ {'dask-scheduler': dask_cluster_image} | to_json }}"
     dest: "{{ dask_cluster_config_dir }}/images"
@@ -275,6 +277,15 @@ def test_what_fails_is_rolled_back(cluster: Cluster, stage: str, why: str) -> No
     assert not list(cluster.state.glob("pruned-*"))
 
 
+def test_work_that_comes_in_the_last_moment_is_kept_where_it_is(cluster: Cluster) -> None:
+    cluster.fail("busy")
+    status, text = cluster.run()
+    assert status == 2, text
+    assert re.search(rf"^the upgrade to {B} failed: scheduler1: .*: it holds work$", text, re.MULTILINE), text
+    assert f"nothing was replaced, {A} runs as before. Run upgrade.yml again when that is mended" in text
+    assert (cluster.running(), cluster.pinned(), cluster.note()) == ([A, A, A], B, {})
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["pull-worker1", "smoke"])
 def test_what_fails_before_the_first_replacement_changes_nothing(cluster: Cluster, stage: str) -> None:
@@ -340,6 +351,18 @@ def test_a_run_that_was_killed_is_gone_on_with(cluster: Cluster, broken: bool) -
     # from the first run on
     seconds = int(re.findall(r"(\d+) s without a verified cluster", text)[0])
     assert seconds >= 2
+
+
+@pytest.mark.thorough
+def test_a_way_back_that_was_killed_goes_on_whatever_the_failed_image_has(cluster: Cluster) -> None:
+    (cluster.folder / "scheduler1/images").write_text(json.dumps({"dask-scheduler": B}))
+    (cluster.folder / "scheduler1/upgrade.json").write_text(json.dumps({"from": A, "to": B, "since": 1}))
+    cluster.pin(A)
+    cluster.flight({"tasks": 12, "processing": 3, "bytes": 4096, "clients": 1})
+    cluster.fail("busy")
+    status, text = cluster.run()
+    assert status == 0, text
+    assert (cluster.running(), cluster.pinned(), cluster.note()) == ([A, A, A], A, {})
 
 
 def test_work_in_flight_is_waited_for_and_kept_or_given_up(cluster: Cluster) -> None:
@@ -414,6 +437,34 @@ def test_the_way_back_leads_to_what_was_verified(
 ) -> None:
     plan = filters.dask_image_plan(looks(images, note), "scheduler1", B)
     assert (plan["from"], plan["needed"], plan["runs"]) == (back, needed, True)
+
+
+@pytest.mark.parametrize(
+    ("images", "note", "resumes_back", "unverified"),
+    [
+        ([A, A, A], None, False, False),
+        ([A, A, A], {"from": A, "to": B, "since": 1}, False, False),
+        ([B, A, A], {"from": A, "to": B, "since": 1}, False, True),
+        (["", A, A], {"from": A, "to": B, "since": 1}, False, False),
+        # it came as far as pinning the one before
+        ([A, A, B], {"from": B, "to": A, "since": 1}, True, True),
+        ([B, B, A], {"from": B, "to": A, "since": 1}, False, False),
+    ],
+)
+def test_what_nobody_verified_keeps_nothing_waiting(
+    filters: ModuleType, images: list[str], note: dict[str, Any] | None, resumes_back: bool, unverified: bool
+) -> None:
+    plan = filters.dask_image_plan(looks(images, note), "scheduler1", B)
+    assert (plan["resumes_back"], plan["unverified"]) == (resumes_back, unverified)
+
+
+def test_only_a_scheduler_that_nobody_verified_has_nothing_when_it_is_silent() -> None:
+    told = load(ROLES / "dask_container/action_plugins/dask_container_idle.py").told
+    silent = {"rc": 1, "stderr": "timed out"}
+    assert not told(silent)[0]
+    assert told(silent, silent=True)[0]
+    busy = {"rc": 0, "stdout": json.dumps({"tasks": 1, "processing": 0, "bytes": 1, "clients": 0})}
+    assert not told(busy, silent=True)[0]
 
 
 def test_without_a_scheduler_there_is_no_cluster(filters: ModuleType) -> None:

@@ -17,8 +17,13 @@ DEADLINE = 60
 ABSENT = re.compile("No such container|is not running|is restarting")
 
 
-def told(answer: dict[str, Any]) -> tuple[bool, str]:
-    """Return whether the answer to `docker exec … in_flight.py` means that nothing is in flight, and what it says."""
+def told(answer: dict[str, Any], silent: bool = False) -> tuple[bool, str]:
+    """Return whether the answer to `docker exec … in_flight.py` means that nothing is in flight, and what it says.
+
+    Args:
+        answer: of the module that ran it.
+        silent: whether a scheduler that does not answer has nothing, as no client ever met it.
+    """
     said = str(answer.get("stderr") or answer.get("msg") or "").strip()
     if answer.get("rc") == 0:
         flight = json.loads(answer["stdout"])
@@ -28,13 +33,14 @@ def told(answer: dict[str, Any]) -> tuple[bool, str]:
         )
     if ABSENT.search(said):
         return True, "no scheduler, and so nothing"
-    return False, f"a scheduler that does not answer: {said or 'not within ' + str(DEADLINE) + ' s'}"
+    return silent, f"a scheduler that does not answer: {said or 'not within ' + str(DEADLINE) + ' s'}"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
     """Waits by `question` (in_flight.py), run after the words of `hold`.
 
-    Takes `wait` (seconds; 0 asks once), `force` (lose the rest) and `remedy` (a text) too.
+    Takes `wait` (seconds; 0 asks once), `force` (lose the rest), `silent` (what does not answer has nothing) and
+    `remedy` (a text) too.
     """
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
@@ -44,7 +50,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
         wait, force = float(self._task.args["wait"]), bool(self._task.args["force"])
         end = time.monotonic() + wait
         while True:
-            idle, words = told(self._ask(task_vars))
+            idle, words = told(self._ask(task_vars), bool(self._task.args["silent"]))
             left = end - time.monotonic()
             if idle:
                 return result | {"changed": False, "lost": ""}

@@ -19,7 +19,7 @@ def dask_image_plan(looks: Mapping[str, Mapping[str, Any]], scheduler: str, want
         scheduler: the scheduler's host.
         wanted: the pinned reference.
     """
-    note = looks[scheduler]["note"]
+    note, runs = looks[scheduler]["note"], looks[scheduler]["containers"].get("dask-scheduler", "")
     order = [scheduler, *(host for host in looks if host != scheduler)]
     stale = {
         host: {name: image for name, image in sorted(looks[host]["containers"].items()) if image != wanted}
@@ -27,13 +27,17 @@ def dask_image_plan(looks: Mapping[str, Mapping[str, Any]], scheduler: str, want
     }
     other = [image for images in stale.values() for image in images.values()]
     return {
-        "from": note["from"] if note else looks[scheduler]["containers"].get("dask-scheduler", wanted),
+        "from": note["from"] if note else runs or wanted,
         "to": wanted,
         "since": note.get("since", 0),
         "resumed": bool(note),
+        # what runs is of the image that failed, and was about to go
+        "resumes_back": bool(note) and note["from"] == wanted != runs,
+        # what runs was started by the run that was killed
+        "unverified": bool(note) and runs not in ("", note["from"]),
         "needed": bool(note or other),
         # no scheduler, no cluster; but a run may have been killed between the old one and the new
-        "runs": bool(note) or "dask-scheduler" in looks[scheduler]["containers"],
+        "runs": bool(note or runs),
         "stale": {host: images for host, images in stale.items() if images},
     }
 
@@ -90,7 +94,7 @@ def dask_image_outcome(plan: Plan, came: Mapping[str, Any]) -> dict[str, Any]:
         plan: what it was about.
         came: `failed`, why it did not succeed (empty when it did); `back`, whether it was rolled back; `failed_back`,
             why that did not succeed; `lost`, the hosts that no longer answer; `ended`, when the last verification did,
-            in seconds since the epoch by the control machine's clock.
+            in seconds since the epoch by the control machine's clock; `touched`, whether the scheduler was replaced.
     """
     failed, back, failed_back, lost = (came[name] for name in ("failed", "back", "failed_back", "lost"))
     seconds = f"{max(0, round(float(came['ended']) - plan['since']))} s without a verified cluster"
@@ -103,6 +107,9 @@ def dask_image_outcome(plan: Plan, came: Mapping[str, Any]) -> dict[str, Any]:
     lines = [f"the upgrade to {plan['to']} failed: {reason}" for reason in failed]
     # a host that went away leaves the others' verification standing
     verified = back and not [reason for reason in failed_back if not reason.endswith(" does not answer any more")]
+    if not back and not came["touched"] and plan["from"] != plan["to"]:
+        lines.append(f"nothing was replaced, {plan['from']} runs as before. Run upgrade.yml again when that is mended")
+        return {"done": False, "verified": not lost, "lines": lines}
     if not back:
         alone = plan["from"] == plan["to"]
         cause = "there is no other image to go back to" if alone else "the scheduler's host is not there"
