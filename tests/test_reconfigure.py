@@ -108,6 +108,9 @@ if words[0] == "run":
     sys.exit(names in read("wrong", []))
 sys.stdin.read()
 if words[-1] == "-":
+    log("asked")
+    if (STATE / "log").read_text().count("asked") == read("leaves", 0):
+        (STATE / "gone").touch()
     print(json.dumps(read("flight", {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0})))
     sys.exit(0)
 wish = json.loads(words[-1])
@@ -193,9 +196,15 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
         "dask_worker_memory_limit": "1GiB",
     }
     # not by a name in the variable, which is another host's under delegation
+    gone = f"{{{{ 'ssh' if '{tmp_path}/gone' is file else 'local' }}}}"
     hosts = {name: {"ansible_python_interpreter": f"{checkout}/bin/{name}"} for name in ("scheduler1", *WORKERS)}
     groups = {
-        "dask_scheduler": {"hosts": {"scheduler1": hosts.pop("scheduler1")}},
+        "dask_scheduler": {
+            "hosts": {
+                "scheduler1": hosts.pop("scheduler1")
+                | {"ansible_connection": gone, "ansible_host": "127.0.0.1", "ansible_port": 1}
+            }
+        },
         "dask_workers": {"hosts": hosts},
     }
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": everything}, **groups}), encoding="utf-8")
@@ -236,7 +245,7 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
             done.returncode,
             " ".join(done.stdout.split()),
             {host: int(changed) for host, changed in recap},
-            log.read_text(encoding="utf-8").splitlines(),
+            [line for line in log.read_text(encoding="utf-8").splitlines() if line != "asked"],
         )
 
     return run
@@ -319,6 +328,20 @@ def test_a_replacement_that_fails_puts_them_back_into_service_and_ends_the_run(
     assert (
         "dask-worker-0 did not become healthy. Those of its workers that were to be replaced are in service" in run.text
     )
+    assert "Not begun, and as they were: worker2" in run.text
+
+
+@pytest.mark.thorough
+def test_a_scheduler_that_goes_away_at_the_drain_ends_the_run_with_a_word(
+    play: Callable[..., Run], say: Callable[..., None]
+) -> None:
+    # asked of both hosts before the batches, and of the first again in its own
+    say(**AT_WORK, leaves=3)
+    run = play("--limit", "worker1,worker2")
+    assert run.status != 0
+    assert run.log == []
+    assert "worker1: Replace | Stop if the scheduler's host went away meanwhile: scheduler1 went away: " in run.text
+    assert "Its workers are not all in service (" in run.text
     assert "Not begun, and as they were: worker2" in run.text
 
 
