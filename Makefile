@@ -1,6 +1,6 @@
 # Every target sets up what it needs by itself; `make help` lists them.
 SHELL := /bin/bash
-UV := .venv/bin/uv pip compile --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q
+UV := .venv/bin/uv pip compile --system-certs --generate-hashes --no-emit-index-url --no-emit-find-links --no-header -q
 UV_CONTROL := $(UV) --universal --fork-strategy fewest --python-version 3.11
 UV_IMAGE := $(UV) --python-version 3.11 --python-platform linux
 IMAGE := roles/dask_image/files
