@@ -1,6 +1,6 @@
 """A verb that is killed at any of its tasks is made good by running it again.
 
-Kills that are no long matter are in test_lifecycle.py.
+Kills that are no long matter are in test_lifecycle.py, those of an upgrade in test_upgrade.py.
 """
 
 from pathlib import Path
@@ -8,19 +8,23 @@ from pathlib import Path
 import pytest
 import yaml
 from killing import killed
+from leftovers import leftovers
 
 ROOT = Path(__file__).parents[3]
 PLAYBOOKS = ROOT / "playbooks"
 HOST_VARS = ROOT / "molecule" / "inventory" / "host_vars" / "worker1.yml"
-ONE = ("--limit", "worker1")
+ONE, TWO = ("--limit", "worker1"), ("--limit", "worker2")
 MOMENTS = 20
-MARK = "/etc/dask-hostnet/drained/worker1-0"
+MARK = "/etc/dask-hostnet/drained/{}-0"
 # a verb's runs, each with its arguments; the later ones undo what the first did
 VERBS = {
     "drain": [("drain", *ONE), ("undrain", *ONE)],
     "patch": [("patch", *ONE, "-e", "dask_patch_reboot=always")],
+    "remove": [("remove", *TWO), ("site", *TWO)],
     "site": [("site", *ONE)],
 }
+# after which of them a worker is off, and what Docker says of its restarts then
+OFF = {"drain": "no", "remove": None}
 NAMES = """
 print(json.dumps(sorted(w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values())))
 """
@@ -30,16 +34,16 @@ pytestmark = [pytest.mark.timeout(1200), pytest.mark.thorough]
 
 @pytest.fixture(scope="module")
 def lengths(play):
-    """Return how many tasks a playbook begins when nobody kills it; asked once of each."""
+    """Return how many tasks each run of a verb begins when nobody kills it; run once, they leave all as it was."""
     known = {}
 
-    def of(name, *arguments):
-        if name not in known:
+    def of(verb):
+        for name, *arguments in [] if verb in known else VERBS[verb]:
             prepare(name, len(known))
             run = play(*arguments, playbook=PLAYBOOKS / f"{name}.yml")
             assert run.status == 0, run.text
-            known[name] = run.text.count("TASK [")
-        return known[name]
+            known.setdefault(verb, []).append(run.text.count("TASK ["))
+        return known[verb]
 
     yield of
     HOST_VARS.unlink(missing_ok=True)
@@ -47,22 +51,26 @@ def lengths(play):
 
 
 @pytest.fixture
-def made_good(node, play, client, wait, inspect, lengths):
+def made_good(node, play, client, wait, inspect):
     """Kill a playbook at a moment, run it again, and see that all is as it should be."""
 
-    def of(moment, name, *arguments):
+    def of(moment, length, name, *arguments):
         playbook = PLAYBOOKS / f"{name}.yml"
-        at = 1 + lengths(name, *arguments) * moment // MOMENTS
+        at = 1 + length * moment // MOMENTS
         prepare(name, moment)
         # where the run was about to end it may have ended
         killed(playbook, *arguments, at=at)
         run = play(*arguments, playbook=playbook)
         assert run.status == 0, run.text
-        off = name == "drain"
-        wait(lambda: client(NAMES) == ["worker1-0", "worker2-0"][off:], "those are there that should be", 120)
-        found = inspect(node("worker1"), "dask-worker-0")
-        assert found["HostConfig"]["RestartPolicy"]["Name"] == ("no" if off else "unless-stopped")
-        assert node("worker1").file(MARK).exists == off
+        host = "worker2" if TWO[1] in arguments else "worker1"
+        there = [worker for worker in ("worker1-0", "worker2-0") if name not in OFF or not worker.startswith(host)]
+        wait(lambda: client(NAMES) == there, "those are there that should be", 120)
+        found = inspect(node(host), "dask-worker-0")
+        policy = found["HostConfig"]["RestartPolicy"]["Name"] if found else None
+        assert policy == OFF.get(name, "unless-stopped")
+        assert node(host).file(MARK.format(host)).exists == (name == "drain")
+        if name == "remove":
+            assert leftovers(node(host)) == {}
 
     return of
 
@@ -77,8 +85,8 @@ def prepare(name, number):
 @pytest.mark.parametrize("moment", range(MOMENTS))
 @pytest.mark.parametrize("verb", VERBS)
 def test_what_was_killed_is_made_good_by_the_next_run(play, lengths, load, made_good, verb, moment):
-    for name, *arguments in VERBS[verb]:
-        made_good(moment, name, *arguments)
+    for length, (name, *arguments) in zip(lengths(verb), VERBS[verb], strict=True):
+        made_good(moment, length, name, *arguments)
     verified = play(playbook=PLAYBOOKS / "verify.yml")
     assert verified.status == 0, verified.text
 
@@ -87,9 +95,3 @@ def test_of_the_load_nothing_was_lost(load):
     came = load()
     assert came.pop("tasks") > 200
     assert came == {"right": True, "wrong": [], "lost": [], "twice": [], "errors": []}
-
-
-# after the load, which it would be refused for
-@pytest.mark.parametrize("moment", range(MOMENTS))
-def test_an_upgrade_that_was_killed_is_made_good_by_the_next_run(made_good, moment):
-    made_good(moment, "upgrade")

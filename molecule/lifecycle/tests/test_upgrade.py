@@ -30,7 +30,8 @@ KINDS = {
 }
 
 pytestmark = pytest.mark.timeout(900)
-# ten minutes, which make test has not
+MOMENTS = 20
+# ten minutes and more, which make test has not
 thorough = pytest.mark.thorough
 
 
@@ -173,3 +174,27 @@ def test_the_running_and_the_previous_image_are_kept_here_and_in_the_registry(
     host.check_output(f"skopeo copy --quiet {login} docker://%s dir:/var/tmp/whole && rm -r /var/tmp/whole", image)
     again = play(playbook=IMAGE, dask_image_source_ref=elsewhere["third"], dask_image_audit="none")
     assert again.changed["scheduler1"] == 0, again.text
+
+
+@pytest.fixture(scope="module")
+def two(play, elsewhere):
+    """The inventory's file for each of two images that every host has, and how many tasks an upgrade begins."""
+    texts = {}
+    for kind in ("second", "third"):
+        texts[pin(play, elsewhere[kind])] = PIN.read_text()
+        run = play(playbook=UPGRADE)
+        assert run.status == 0, run.text
+    return texts, run.text.count("TASK [")
+
+
+@thorough
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(play, two, running, moment):
+    texts, length = two
+    # to the one that does not run
+    (new,) = texts.keys() - running()
+    PIN.write_text(texts[new])
+    killed(UPGRADE, at=1 + length * moment // MOMENTS)
+    run = play(playbook=UPGRADE)
+    assert run.status == 0, run.text
+    assert running() == {new}
