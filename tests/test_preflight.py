@@ -166,6 +166,13 @@ def test_a_good_host_has_no_problem(judge: ModuleType) -> None:
     assert problems_of(judge, bare | {"seen.engine": {"present": False, "snap": False}}) == []
 
 
+@pytest.mark.parametrize("status", [0, 404, 401])
+def test_a_registry_that_lost_its_image_is_no_problem_to_what_brings_it(judge: ModuleType, status: int) -> None:
+    gone = {"seen.registry": {"status": status, "error": "no"}}
+    assert len(problems_of(judge, gone)) == 1
+    assert problems_of(judge, gone | {"about.image_required": False}) == []
+
+
 def listener(
     port: int,
     address: str = "0.0.0.0",  # noqa: S104

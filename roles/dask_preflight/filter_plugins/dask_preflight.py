@@ -490,6 +490,9 @@ def _registry(host: Host) -> Iterator[Problem]:
         yield host.problem(
             "registry", "dask_cluster_image", value, "one architecture a cluster: see docs/architecture.md"
         )
+    if not host.about["image_required"]:
+        # image.yml is what brings the registry, and the image into it
+        return
     status = answer.get("status")
     remedy = "run playbooks/image.yml, or name a digest that the registry has"
     if status == 404:
