@@ -83,6 +83,13 @@ def stop(child: subprocess.Popen[bytes]) -> None:
                 child.wait(20)
 
 
+def abandon(pool: ThreadPoolExecutor) -> None:
+    """Begin nothing more of the pool, and end what runs."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for child in list(RUNNING):
+        stop(child)
+
+
 def show(outcome: Outcome, budget: int | None = None) -> Outcome:
     """Print the row; of a failure the end of its log too."""
     over = f"  OVER its budget of {budget} s" if budget is not None and outcome.seconds > budget else ""
@@ -133,9 +140,7 @@ def check(*, thorough: bool = False) -> list[Outcome]:
         try:
             return [show(future.result()) for future in running]
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in list(RUNNING):
-                stop(child)
+            abandon(pool)
             raise
 
 
@@ -202,9 +207,7 @@ def molecule(*, thorough: bool = False) -> list[Outcome]:
             for scenario, running in beside:
                 outcomes.append(show(running.result(), None if thorough else scenario.budget))
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in list(RUNNING):
-                stop(child)
+            abandon(pool)
             raise
         finally:
             # its nodes are destroyed too
