@@ -195,8 +195,8 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
         "dask_worker_nthreads": 2,
         "dask_worker_memory_limit": "1GiB",
     }
-    # not by a name in the variable, which is another host's under delegation
     gone = f"{{{{ 'ssh' if '{tmp_path}/gone' is file else 'local' }}}}"
+    # not by a name in the variable, which is another host's under delegation
     hosts = {name: {"ansible_python_interpreter": f"{checkout}/bin/{name}"} for name in ("scheduler1", *WORKERS)}
     groups = {
         "dask_scheduler": {
