@@ -19,10 +19,10 @@ up: ## four nodes on this machine, the image, the cluster, verified; run again t
 down: ## remove what `make up` made
 	@scripts/setup.sh control && .venv/bin/python -m hostnet down
 
-check: ## lint and unit tests: the first five minutes of `make test`
+check: ## lint and unit tests: five minutes
 	@scripts/setup.sh dev && .venv/bin/python tests/run.py check
 
-test: ## check, then every molecule scenario, on nodes of its own
+test: ## every molecule scenario on nodes of its own, and check beside them
 	@scripts/setup.sh dev && .venv/bin/python tests/run.py test
 
 test-all: ## the same with what takes long

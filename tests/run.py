@@ -119,9 +119,9 @@ def shell_scripts() -> Iterator[str]:
             yield name
 
 
-def check(*, thorough: bool = False) -> list[Outcome]:
-    """Run linters and unit tests, two at a time, the longest first."""
-    commands = {
+def commands(*, thorough: bool = False) -> dict[str, list[str]]:
+    """Return the linters and the unit tests, the longest first."""
+    return {
         "unit tests": ["pytest", "-q", *([] if thorough else ["-m", "not thorough"]), "tests"],
         "ansible-lint": ["ansible-lint"],
         "mypy": ["mypy"],
@@ -130,15 +130,22 @@ def check(*, thorough: bool = False) -> list[Outcome]:
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
     }
+
+
+def begin(pool: ThreadPoolExecutor, todo: dict[str, list[str]]) -> list[Future[Outcome]]:
+    """Hand the commands to the pool."""
     # the lab's inventory, which ansible.cfg names, exists only after `make up`
     inventory = str(ROOT / "inventory" / "example")
+    return [
+        pool.submit(run, name, command, CHECK_DEADLINE, ANSIBLE_INVENTORY=inventory) for name, command in todo.items()
+    ]
+
+
+def check() -> list[Outcome]:
+    """Run linters and unit tests, two at a time."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        running = [
-            pool.submit(run, name, command, CHECK_DEADLINE, ANSIBLE_INVENTORY=inventory)
-            for name, command in commands.items()
-        ]
         try:
-            return [show(future.result()) for future in running]
+            return [show(future.result()) for future in begin(pool, commands())]
         except KeyboardInterrupt:
             abandon(pool)
             raise
@@ -169,8 +176,11 @@ def load(path: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
 
-def molecule(*, thorough: bool = False) -> list[Outcome]:
-    """Run every scenario; the shared nodes are created once and destroyed at the end, whatever happens."""
+def everything(*, thorough: bool = False) -> list[Outcome]:
+    """Run every scenario, and beside them first the linters and unit tests, then scenarios with nodes of their own.
+
+    Nodes idle half of their time. The shared ones are created once and destroyed at the end, whatever happens.
+    """
     todo = scenarios()
     chosen = {} if thorough else {"PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -m 'not thorough'".strip()}
     with only_one(ROOT, "test"), root_access() as become:
@@ -186,26 +196,30 @@ def molecule(*, thorough: bool = False) -> list[Outcome]:
                 act(f"{scenario.name} destroy", "destroy", "-s", scenario.name)
             return outcome
 
-        outcomes = []
-        beside: list[tuple[Scenario, Future[Outcome]]] = []
+        def report(outcome: Outcome) -> None:
+            budget = next((scenario.budget for scenario in todo if scenario.name == outcome.name), None)
+            outcomes.append(show(outcome, None if thorough else budget))
+
+        outcomes: list[Outcome] = []
         shared = any(scenario.shared for scenario in todo)
         created = False
         pool = ThreadPoolExecutor(max_workers=1)
         try:
+            beside = begin(pool, commands(thorough=thorough))
             if shared:
                 # what an earlier run that was killed may have left
                 act("clean", "destroy", "-s", "default")
-                outcomes.append(show(act("create", "create", "-s", "default")))
+                report(act("create", "create", "-s", "default"))
                 created = outcomes[-1].passed
             for scenario in todo:
                 if not scenario.shared:
-                    # nodes idle half of their time: these run beside what comes after them
-                    beside.append((scenario, pool.submit(own, scenario)))
+                    beside.append(pool.submit(own, scenario))
                 elif created:
-                    outcome = act(scenario.name, "test", "-s", scenario.name, "--destroy", "never")
-                    outcomes.append(show(outcome, None if thorough else scenario.budget))
-            for scenario, running in beside:
-                outcomes.append(show(running.result(), None if thorough else scenario.budget))
+                    report(act(scenario.name, "test", "-s", scenario.name, "--destroy", "never"))
+                while beside and beside[0].done():
+                    report(beside.pop(0).result())
+            for running in beside:
+                report(running.result())
         except KeyboardInterrupt:
             abandon(pool)
             raise
@@ -213,7 +227,7 @@ def molecule(*, thorough: bool = False) -> list[Outcome]:
             # its nodes are destroyed too
             pool.shutdown()
             if shared:
-                outcomes.append(show(act("destroy", "destroy", "-s", "default")))
+                report(act("destroy", "destroy", "-s", "default"))
     return outcomes
 
 
@@ -227,18 +241,16 @@ def main() -> int:
     # a request to terminate is what Ctrl-C is: nodes are destroyed then too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcomes = check(thorough=what == "test-all")
-        if what != "check":
-            outcomes += molecule(thorough=what == "test-all")
+        outcomes = check() if what == "check" else everything(thorough=what == "test-all")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except HostnetError as error:
         print(f"tests: {error}", file=sys.stderr)
         return error.status
-    failed = sum(not outcome.passed for outcome in outcomes)
+    failed = [outcome.name for outcome in outcomes if not outcome.passed]
     print(f"{time.monotonic() - start:.0f} s in all")
-    print(f"{len(outcomes) - failed} passed, {failed} failed")
+    print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
     return 1 if failed else 0
 
 

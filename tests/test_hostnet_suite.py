@@ -22,7 +22,7 @@ esac
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """Runs the scenarios `own` and `shared`; returns what molecule was asked and the outcomes by name."""
+    """Runs a check and the scenarios `own` and `shared`; returns what molecule was asked and the outcomes by name."""
     for name, text in {"default": "", "own": "shared_state: false", "shared": "", "forgotten": ""}.items():
         (tmp_path / "molecule" / name).mkdir(parents=True)
         (tmp_path / "molecule" / name / "molecule.yml").write_text(text)
@@ -34,12 +34,13 @@ def calls(tmp_path, monkeypatch):
     (tmp_path / "bin" / "molecule").symlink_to(tmp_path / "molecule.sh")
     monkeypatch.setattr(suite, "ROOT", tmp_path)
     monkeypatch.setattr(suite, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(suite, "commands", lambda thorough: {"checked": ["sh", "-c", "echo checked >> calls"]})
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
     def go(fails="nothing", **options):
         monkeypatch.setenv("PATH", path)
         monkeypatch.setattr(suite, "ENVIRONMENT", {**os.environ, "PATH": path, "FAILS": fails})
-        outcomes = {outcome.name: outcome.passed for outcome in suite.molecule(**options)}
+        outcomes = {outcome.name: outcome.passed for outcome in suite.everything(**options)}
         return (tmp_path / "calls").read_text().splitlines(), outcomes
 
     return go
@@ -48,14 +49,15 @@ def calls(tmp_path, monkeypatch):
 def test_scenarios_run_in_the_budgets_order_between_one_create_and_one_destroy(calls, capsys):
     asked, outcomes = calls()
     own = "test -s own --destroy always"
-    assert [call for call in asked if call != own] == [
+    assert asked.index("checked") < asked.index(own)
+    assert [call for call in asked if call not in (own, "checked")] == [
         "destroy -s default",
         "create -s default",
         "test -s shared --destroy never",
         "test -s forgotten --destroy never",
         "destroy -s default",
     ]
-    assert 2 < asked.index(own) < 5
+    assert asked.index("test -s shared --destroy never") < asked.index(own) < len(asked) - 1
     assert all(outcomes.values())
     over = [line for line in capsys.readouterr().out.splitlines() if "OVER its budget of 0 s" in line]
     assert [line.split()[0] for line in over] == ["own"]
@@ -70,7 +72,8 @@ def test_what_has_nodes_of_its_own_runs_beside_what_comes_after_it(calls, tmp_pa
 
 def test_a_failed_scenario_shows_its_log_and_the_others_still_run(calls, capsys):
     asked, outcomes = calls(fails="test -s own")
-    assert outcomes == {"create": True, "shared": True, "own": False, "forgotten": True, "destroy": True}
+    passed = ("checked", "create", "shared", "forgotten", "destroy")
+    assert outcomes == dict.fromkeys(passed, True) | {"own": False}
     assert "    the reason" in capsys.readouterr().out.splitlines()
     assert asked[-1] == "destroy -s default"
     assert asked.index("destroy -s own") > asked.index("test -s own --destroy always")
@@ -78,7 +81,7 @@ def test_a_failed_scenario_shows_its_log_and_the_others_still_run(calls, capsys)
 
 def test_without_shared_nodes_only_those_with_their_own_run(calls):
     _, outcomes = calls(fails="create")
-    assert outcomes == {"create": False, "own": True, "destroy": True}
+    assert outcomes == {"checked": True, "create": False, "own": True, "destroy": True}
 
 
 def test_only_test_all_runs_what_is_thorough_and_holds_no_budget_against_it(calls, tmp_path, capsys):
