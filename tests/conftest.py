@@ -2,5 +2,6 @@
 
 import signal
 
-# A shell starts a background job with SIGINT ignored, which what the tests start would inherit: Ctrl-C is tested.
+# A shell starts a background job with SIGINT ignored, and nohup one with SIGHUP, which what tests start would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)

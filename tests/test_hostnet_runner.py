@@ -211,7 +211,7 @@ def test_piped_progress_is_plain_lines(play):
     out = io.StringIO()
     display = progress.Progress(out, every=0.5)
     on_event = display.start("site")
-    result = play("    - name: Dawdle\n      ansible.builtin.command: sleep 2\n", on_event=on_event)
+    result = play("    - name: Dawdle\n      ansible.builtin.command: sleep 5\n", on_event=on_event)
     display.end(progress.summary(result))
     lines = out.getvalue().splitlines()
     assert "\x1b" not in out.getvalue()

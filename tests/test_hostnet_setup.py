@@ -28,7 +28,8 @@ def setup(tmp_path):
             text=True,
             timeout=100,
             check=False,
-            env={**os.environ, "PATH": path},
+            # asks nobody: what there is to install is made up
+            env={**os.environ, "PATH": path, "PIP_NO_INDEX": "1"},
         )
 
     run.folder = folder
@@ -62,7 +63,7 @@ def test_a_failed_install_shows_the_last_lines_and_is_no_success_later(setup):
     for _ in range(2):
         answer = setup("control")
         assert answer.returncode == 1
-        assert "require-hashes" in answer.stderr or "hash" in answer.stderr
+        assert "surely-not-there" in answer.stderr
         assert answer.stderr.splitlines()[-1].startswith("set-up  FAILED: installing requirements/control.txt")
 
 

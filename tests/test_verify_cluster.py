@@ -97,7 +97,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
 
 
-def verify(*arguments: str, seconds: float = 110) -> subprocess.CompletedProcess[str]:
+def verify(*arguments: str, seconds: float = 280) -> subprocess.CompletedProcess[str]:
     """Run the script as it is run by hand; outliving `seconds` is a failure, and so is any traceback."""
     # from a folder that holds nothing: neither here nor on the workers can the script be imported
     done = subprocess.run(
@@ -234,7 +234,7 @@ def test_worker_held_by_another_client_is_busy_and_an_error_when_strict(
         while not stop.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    short = ("--timeout", "60", "--check-timeout", "3", "--transfer-bytes", "1kB")
+    short = ("--timeout", "60", "--check-timeout", "5", "--transfer-bytes", "1kB")
     with cluster.client() as client:
         held = client.submit(hold, began, stop, 90, workers=["b"], pure=False)
         deadline = time.monotonic() + START_SECONDS
