@@ -22,6 +22,7 @@ VERBS = {
     "patch": [("patch", *ONE, "-e", "dask_patch_reboot=always")],
     "remove": [("remove", *TWO), ("site", *TWO)],
     "site": [("site", *ONE)],
+    "rotate": [("rotate", "-e", "hostnet_rotate=hosts")],
 }
 # after which of them a worker is off, and what Docker says of its restarts then
 OFF = {"drain": "no", "remove": None}
@@ -84,14 +85,14 @@ def prepare(name, number):
 
 @pytest.mark.parametrize("moment", range(MOMENTS))
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_was_killed_is_made_good_by_the_next_run(play, lengths, load, made_good, verb, moment):
+def test_what_was_killed_is_made_good_by_the_next_run(lengths, load, made_good, verb, moment):
     for length, (name, *arguments) in zip(lengths(verb), VERBS[verb], strict=True):
         made_good(moment, length, name, *arguments)
+
+
+def test_the_cluster_is_verified_and_nothing_was_lost(play, load):
     verified = play(playbook=PLAYBOOKS / "verify.yml")
     assert verified.status == 0, verified.text
-
-
-def test_of_the_load_nothing_was_lost(load):
     came = load()
     assert came.pop("tasks") > 200
     assert came == {"right": True, "wrong": [], "lost": [], "twice": [], "errors": []}

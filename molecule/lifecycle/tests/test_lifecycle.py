@@ -222,6 +222,12 @@ def test_a_patch_is_rehearsed_and_done_with_the_reboot_that_it_needs(node, play,
         rehearsal.says("worker1: 1 packages to upgrade: test-patch; no reboot is due", "would hand over and stop")
         assert host.check_output("dpkg-query --show test-patch").split()[1] == "1"
         assert not host.file(MARK).exists
+        # the reboot would end one that runs though it is drained
+        host.check_output("mkdir -p $(dirname %s) && echo 'why: by hand' > %s", MARK, MARK)
+        refused = play(*ONE, playbook=PATCH)
+        host.check_output("rm %s", MARK)
+        assert refused.status != 0
+        refused.says("worker1: worker1-0 runs, which the inventory has not in service: run site.yml first")
         there(MORE)
         before = booted(host), booted(other)
         run = play(playbook=PATCH)
