@@ -474,7 +474,7 @@ async def check_workers(run: Run) -> Detail:
     """Compare the workers present, by name and number, with those expected to be present or absent."""
     options = run.options
     expected = options.workers
-    if expected is None and options.optional:
+    if expected is None and (options.optional or options.absent):
         expected = frozenset()
     expected = None if expected is None else expected - options.absent
     wanted = max(

@@ -368,6 +368,23 @@ def test_a_scheduler_address_must_be_one_of_its_host_that_others_can_dial(judge:
     }
     (problem,) = problems_of(judge, loop, "dask_scheduler")
     assert "127.0.0.1, a loopback address; write one that workers can dial" in problem
+    other = {
+        "about.scheduler_host": "198.51.100.21",
+        "seen.addresses": {"127.0.0.1": "lo", "192.0.2.21": "eth0", "198.51.100.21": "eth1"},
+        "seen.names": {"192.0.2.21": ["192.0.2.21"], "198.51.100.21": ["198.51.100.21"]},
+    }
+    (problem,) = problems_of(judge, here | other, "dask_scheduler")
+    assert (
+        "198.51.100.21, where nothing listens: this host's dask_cluster_address is 192.0.2.21; write the same"
+        in problem
+    )
+
+
+def test_dask_s_pages_have_an_ipv4_address(judge: ModuleType) -> None:
+    (problem,) = problems_of(
+        judge, {"about.http_address": "::1", "seen.addresses": {"::1": "lo", "192.0.2.21": "eth0"}}
+    )
+    assert "dask_cluster_http_address: ::1; write an IPv4 address: Dask takes no other" in problem
 
 
 def test_reserved_ports_are_no_ephemeral_ones(judge: ModuleType) -> None:

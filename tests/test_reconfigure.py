@@ -95,7 +95,11 @@ module.exit_json(changed=bool(actions), actions=actions)
 LOOK = """
 module = take(folder="path", workers="list", state="str", files="dict", unit="str")
 running = sorted(name for name, each in KNOWN.items() if name.startswith("dask-worker") and each["running"])
-module.exit_json(changed=False, drained=[], marks={}, running=running, handover=True, has_unit=True)
+folder = Path(module.params["folder"])
+marks = {path.name: path.read_text() for path in folder.iterdir()} if folder.is_dir() else {}
+answers = HOST not in read("silent", [])
+found = {"drained": sorted(marks), "marks": marks, "running": running if answers else [], "answers": answers}
+module.exit_json(changed=False, **found, handover=True, has_unit=True)
 """
 DOCKER = (
     COMMON
@@ -131,6 +135,15 @@ FACTS = """
     - set_fact: {memtotal_mb: 8192, processor_vcpus: 4, cacheable: true}
 - import_playbook: playbooks/workers.yml
 """
+# what the playbook of that name does once it has asked for the lock
+VERB = """
+- hosts: dask_workers
+  gather_facts: false
+  tasks:
+    - set_fact: {memtotal_mb: 8192, processor_vcpus: 4, cacheable: true}
+    - include_role: {name: dask_worker, tasks_from: %s.yml}
+      vars: {dask_container_scheduler: scheduler1, dask_worker_leaving: [worker1-0]}
+"""
 # as site.yml has it
 DIGEST = """
 - hosts: dask_scheduler:dask_workers
@@ -161,6 +174,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "ansible.cfg", made)
     (made / "site.yml").write_text(FACTS, encoding="utf-8")
     (made / "digest.yml").write_text(DIGEST, encoding="utf-8")
+    for verb in ("drain", "undrain"):
+        (made / f"{verb}.yml").write_text(VERB % verb, encoding="utf-8")
     for path in (made / "roles").rglob("tasks/*.yml"):
         path.write_text(re.sub(r"(?m)^\s+(owner|group): .*\n", "", path.read_text(encoding="utf-8")), encoding="utf-8")
     (made / "roles/dask_worker/library/dask_worker_look.py").write_text(MODULE + LOOK, encoding="utf-8")
@@ -402,3 +417,30 @@ def test_another_digest_than_the_running_schedulers_is_refused_also_when_it_is_a
     assert "run playbooks/upgrade.yml" in run.text
     say(scheduler1={"dask-scheduler": {**scheduler, "running": False}})
     assert play(playbook="digest.yml").status == 0
+
+
+def test_a_worker_that_does_not_come_back_stays_drained(
+    play: Callable[..., Run], say: Callable[..., None], tmp_path: Path
+) -> None:
+    mark = tmp_path / "etc-worker1/drained/worker1-0"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("why: disk", encoding="utf-8")
+    say(unhealthy=["worker1"])
+    run = play("--limit", "worker1", playbook="undrain.yml")
+    assert run.status != 0
+    assert "dask-worker-0 did not become healthy" in run.text
+    assert mark.exists()
+    say(unhealthy=[])
+    assert play("--limit", "worker1", playbook="undrain.yml").status == 0
+    assert not mark.exists()
+
+
+def test_workers_of_an_engine_that_does_not_say_are_not_taken_for_stopped(
+    play: Callable[..., Run], say: Callable[..., None], tmp_path: Path
+) -> None:
+    say(silent=["worker1"])
+    run = play("--limit", "worker1", playbook="drain.yml")
+    assert run.status != 0
+    assert "worker1: its engine does not say what runs there: see systemctl status docker" in run.text
+    assert run.log == []
+    assert not (tmp_path / "etc-worker1/drained").exists()

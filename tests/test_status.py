@@ -27,24 +27,34 @@ ROW = {
 }
 
 
+BUSY = {"tasks": 12, "processing": 3, "bytes": 4096, "clients": 1}
+
+
 @pytest.fixture(scope="session")
 def plugin() -> ModuleType:
     return load(PLUGIN)
 
 
 def test_a_row_is_written_for_people(plugin: ModuleType) -> None:
-    heading, row = plugin.dask_container_table(plugin.dask_container_status("c", {"host1": [ROW]}, []))
+    heading, row, last = plugin.dask_container_table(plugin.dask_container_status("c", {"host1": [ROW]}, [], BUSY))
     assert heading.split() == list(plugin.HEADING)
     assert " ".join(row.split()) == (
         "host1 dask-worker-0 running healthy 0123456789ab 3 d 4 h 2 1.5 GiB of 4.0 GiB 1.5 KiB 0 B 30 MiB none"
     )
+    assert last == "in flight: 12 tasks or stored keys (4096 bytes), of which 3 processing, and 1 clients"
+    idle = plugin.dask_container_status("c", {}, [], dict.fromkeys(BUSY, 0))
+    assert plugin.dask_container_table(idle)[-1] == "in flight: nothing, and no client is connected"
 
 
 def test_what_cannot_be_told_is_a_dash_and_a_host_without_an_answer_has_a_row(plugin: ModuleType) -> None:
     missing = dict.fromkeys(ROW) | {"name": "dask-worker-1", "state": "missing", "drift": ["missing"]}
-    status = plugin.dask_container_status("c", {"host1": [missing]}, ["host2"])
+    status = plugin.dask_container_status("c", {"host1": [missing]}, ["host2"], None)
     lines = [" ".join(line.split()) for line in plugin.dask_container_table(status)]
-    assert lines[1:] == ["host1 dask-worker-1 missing - - - - - - - - missing", "host2 unreachable"]
+    assert lines[1:] == [
+        "host1 dask-worker-1 missing - - - - - - - - missing",
+        "host2 unreachable",
+        "in flight: not known, as the scheduler does not say",
+    ]
     assert status["unreachable"] == ["host2"]
     assert status["containers"] == [{"host": "host1", **missing}]
 

@@ -44,7 +44,7 @@ def test_the_table_has_a_row_for_each_container(play, image):
     assert run.status == 0, run.text
     assert set(run.changed.values()) == {0}
     digest = image.rpartition(":")[2][:12]
-    run.says("host container state health digest uptime restarts memory stored spilled logs drift")
+    run.says("host container state health digest uptime restarts memory stored spilled logs drift", "in flight: ")
     size = r"[\d.]+ (?:B|KiB|MiB)"
     for host, name, limit, held in (
         ("scheduler1", "dask-scheduler", "1.0", "- -"),

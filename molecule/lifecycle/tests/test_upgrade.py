@@ -181,7 +181,8 @@ def two(play, elsewhere):
     """The inventory's file for each of two images that every host has, and how many tasks an upgrade begins."""
     texts = {}
     for kind in ("second", "third"):
-        texts[pin(play, elsewhere[kind])] = PIN.read_text()
+        reference = pin(play, elsewhere[kind])
+        texts[reference] = PIN.read_text()
         run = play(playbook=UPGRADE)
         assert run.status == 0, run.text
     return texts, run.text.count("TASK [")
@@ -194,7 +195,7 @@ def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(play, two, r
     # to the one that does not run
     (new,) = texts.keys() - running()
     PIN.write_text(texts[new])
-    killed(UPGRADE, at=1 + length * moment // MOMENTS)
+    before = killed(UPGRADE, at=1 + length * moment // MOMENTS)
     run = play(playbook=UPGRADE)
     assert run.status == 0, run.text
-    assert running() == {new}
+    assert running() == {new}, f"{before}{run.text}"

@@ -35,7 +35,7 @@ def _differing(result: Mapping[str, Any]) -> list[str]:
 
 
 def dask_container_status(
-    cluster: str, rows: Mapping[str, Sequence[Row]], unreachable: Iterable[str]
+    cluster: str, rows: Mapping[str, Sequence[Row]], unreachable: Iterable[str], in_flight: Mapping[str, int] | None
 ) -> dict[str, Any]:
     """Return the status of all hosts as plain data; bytes and seconds, null for what cannot be told.
 
@@ -43,23 +43,41 @@ def dask_container_status(
         cluster: its name.
         rows: by host.
         unreachable: hosts that did not answer.
+        in_flight: the scheduler's counts as in_flight.py prints them; None when it does not say.
     """
     containers = [{"host": host, **row} for host, listed in rows.items() for row in listed]
-    return {"cluster": cluster, "containers": containers, "unreachable": list(unreachable)}
+    return {
+        "cluster": cluster,
+        "containers": containers,
+        "in_flight": dict(in_flight) if in_flight else None,
+        "unreachable": list(unreachable),
+    }
 
 
 def dask_container_table(status: Mapping[str, Any]) -> list[str]:
-    """Return the lines of the table for people."""
+    """Return the lines of the table for people, and one of what is in flight."""
     cells = [_cells(row) for row in status["containers"]]
     cells += [{**dict.fromkeys(HEADING, ""), "host": host, "state": "unreachable"} for host in status["unreachable"]]
     table = [dict(zip(HEADING, HEADING, strict=True)), *cells]
     wide = {name: max(len(row[name]) for row in table) for name in HEADING}
-    return [
+    lines = [
         "  ".join(
             row[name].rjust(wide[name]) if name in RIGHT else row[name].ljust(wide[name]) for name in HEADING
         ).rstrip()
         for row in table
     ]
+    return [*lines, f"in flight: {_flight(status['in_flight'])}"]
+
+
+def _flight(counts: Mapping[str, int] | None) -> str:
+    if counts is None:
+        return "not known, as the scheduler does not say"
+    if not counts["tasks"] and not counts["clients"]:
+        return "nothing, and no client is connected"
+    return (
+        f"{counts['tasks']} tasks or stored keys ({counts['bytes']} bytes), of which {counts['processing']} processing,"
+        f" and {counts['clients']} clients"
+    )
 
 
 def _cells(row: Row) -> dict[str, str]:

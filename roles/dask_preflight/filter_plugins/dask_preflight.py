@@ -258,7 +258,11 @@ def _addresses_here(host: Host) -> Iterator[Problem]:
             value = f"{', '.join(networks)} without {said}"
             yield host.problem("networks", "dask_cluster_networks", value, "add the network that this host is in")
     pages = str(about["http_address"])
-    if pages not in own:
+    if ":" in pages:
+        yield host.problem(
+            "addresses", "dask_cluster_http_address", pages, "write an IPv4 address: Dask takes no other"
+        )
+    elif pages not in own:
         value = f"{pages}, every address" if pages in ("0.0.0.0", "::") else f"{pages}, not on this host"  # noqa: S104
         yield host.problem("addresses", "dask_cluster_http_address", value, "write 127.0.0.1, or this host's address")
 
@@ -274,8 +278,11 @@ def _scheduler_reached(host: Host) -> Iterator[Problem]:
             yield host.problem(
                 "route", variable, f"{said}, not on this host", "write the address of the scheduler's host"
             )
-        if any(ipaddress.ip_address(each).is_loopback for each in found) and host.about["others"]:
+        elif any(ipaddress.ip_address(each).is_loopback for each in found) and host.about["others"]:
             yield host.problem("route", variable, f"{said}, a loopback address", "write one that workers can dial")
+        elif found and not set(found) & set(host.seen["names"].get(str(host.about["address"]), [])):
+            value = f"{said}, where nothing listens: this host's dask_cluster_address is {host.about['address']}"
+            yield host.problem("route", variable, value, "write the same address for both")
     elif not found or not host.seen["route"]:
         remedy = "write an address that this host has a route to, or give it one"
         yield host.problem("route", variable, f"{said}, no route from this host", remedy)

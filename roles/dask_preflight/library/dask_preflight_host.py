@@ -13,7 +13,6 @@ import struct
 import subprocess
 import urllib.error
 import urllib.request
-from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,9 @@ options:
     type: str
     default: ""
   registry:
-    description: How to ask the registry, O(registry.ca) a PEM text; empty when it is not to be asked.
+    description:
+      - How to ask the registry, O(registry.login) user:password in base64, O(registry.ca) a PEM text.
+      - Empty when it is not to be asked.
     type: dict
     default: {}
 """
@@ -269,11 +270,10 @@ def registry(image: str, how: dict[str, Any]) -> dict[str, Any]:
     host, _, repository = reference.partition("/")
     context = ssl.create_default_context(cadata=how["ca"])
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
-    login = b64encode(f"{how['user']}:{how['password']}".encode()).decode()
 
     def get(path: str) -> Any:
         url = f"https://{host}/v2/{repository}/{path}"
-        request = urllib.request.Request(url, headers={"Accept": MANIFESTS, "Authorization": f"Basic {login}"})
+        request = urllib.request.Request(url, headers={"Accept": MANIFESTS, "Authorization": f"Basic {how['login']}"})
         with opener.open(request, timeout=DEADLINE) as answer:
             return json.loads(answer.read())
 
@@ -329,8 +329,7 @@ def main() -> None:
                 "type": "dict",
                 "default": {},
                 "options": {
-                    "user": {"type": "str"},
-                    "password": {"type": "str", "no_log": True},
+                    "login": {"type": "str", "no_log": True},
                     "ca": {"type": "str"},
                 },
             },

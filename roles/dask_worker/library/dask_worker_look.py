@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import subprocess
 import urllib.parse
 from pathlib import Path
@@ -48,6 +49,9 @@ marks:
 running:
   description: Names of the containers of workers that run.
   type: list
+answers:
+  description: Whether there is an engine that says so, or none at all.
+  type: bool
 handover:
   description: Whether the files are as they have to be and the unit is enabled and active.
   type: bool
@@ -56,6 +60,7 @@ has_unit:
   type: bool
 """
 DEADLINE = 20
+PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def marks(folder: Path) -> dict[str, str]:
@@ -64,13 +69,13 @@ def marks(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8", errors="replace").strip() for path in found if path.is_file()}
 
 
-def running() -> list[str]:
-    """Return the names of the containers that run; none where there is no engine."""
+def running() -> list[str] | None:
+    """Return the names of the containers that run: of no engine none, of one that does not say `None`."""
     wanted = urllib.parse.quote('{"label":["io.dask-hostnet.kind=dask-worker"],"status":["running","restarting"]}')
     try:
         listed = Engine().ask(f"/containers/json?filters={wanted}")
     except (OSError, http.client.HTTPException, ValueError):
-        return []
+        return None if shutil.which("dockerd", path=PROGRAMS) else []
     return sorted(each["Names"][0].lstrip("/") for each in listed or [])
 
 
@@ -96,12 +101,13 @@ def look(folder: str, workers: list[str], state: str, files: dict[str, str], uni
     """Return all of it."""
     marked = marks(Path(folder))
     drained = {"drained": workers, "running": []}.get(state, [name for name in workers if name in marked])
-    said = unit_state(unit)
+    said, found = unit_state(unit), running()
     wanted = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
     return {
         "drained": drained,
         "marks": marked,
-        "running": running(),
+        "running": found or [],
+        "answers": found is not None,
         "handover": said == wanted and all(same(path, content) for path, content in files.items()),
         "has_unit": said.get("LoadState") == "loaded",
     }
