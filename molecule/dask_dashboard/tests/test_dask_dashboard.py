@@ -9,6 +9,7 @@ import time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -246,21 +247,23 @@ def test_a_browser_shows_the_workers_and_the_tasks_as_they_run(address, addresse
         page = context.new_page()
         # a browser that draws without a graphics card, beside what else runs here
         page.set_default_timeout(120_000)
+        # with each frame, as by default, would leave it less to draw with
+        until = partial(page.wait_for_function, polling=500)
         page.on("websocket", lambda socket: sockets.append(socket.url))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
 
         page.goto(f"{url}/workers")
-        page.wait_for_function(SHOWN, polling=500)
-        page.wait_for_function(f"() => {NAMES}.length > 0", polling=500)
+        until(SHOWN)
+        until(f"() => {NAMES}.length > 0")
         assert sorted(page.evaluate(f"() => {NAMES}")) == ["Total (2)", "worker1-0", "worker2-0"]
 
         page.goto(f"{url}/status")
-        page.wait_for_function(SHOWN, polling=500)
+        until(SHOWN)
         assert page.evaluate(f"() => {IN_STREAM}") == 0
         assert client(COMPUTE) == sum(range(TASKS))
         # nothing was loaded again: it came by the websocket
         try:
-            page.wait_for_function(f"() => {IN_STREAM} == {TASKS}", polling=500)
+            until(f"() => {IN_STREAM} == {TASKS}")
         except PlaywrightTimeout:
             pytest.fail(f"of {TASKS} tasks the stream shows {page.evaluate(f'() => {IN_STREAM}')}; {errors}")
         SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +271,7 @@ def test_a_browser_shows_the_workers_and_the_tasks_as_they_run(address, addresse
 
         of_worker = f"proxy/10200/{addresses['worker1']}/status"
         page.goto(f"{url}/{of_worker}")
-        page.wait_for_function(SHOWN, polling=500)
+        until(SHOWN)
         browser.close()
     assert sockets == [f"wss://{address}:8443/{page}/ws" for page in ("workers", "status", of_worker)]
     # a policy that is too strict for Bokeh is an error there
