@@ -197,10 +197,10 @@ def everything(*, thorough: bool = False) -> list[Outcome]:
             return outcome
 
         def report(outcome: Outcome) -> None:
-            budget = next((scenario.budget for scenario in todo if scenario.name == outcome.name), None)
-            outcomes.append(show(outcome, None if thorough else budget))
+            outcomes.append(show(outcome, budgets.get(outcome.name)))
 
         outcomes: list[Outcome] = []
+        budgets = {} if thorough else {scenario.name: scenario.budget for scenario in todo}
         shared = any(scenario.shared for scenario in todo)
         created = False
         pool = ThreadPoolExecutor(max_workers=1)

@@ -211,6 +211,7 @@ def test_piped_progress_is_plain_lines(play):
     out = io.StringIO()
     display = progress.Progress(out, every=0.5)
     on_event = display.start("site")
+    # a task that lasts for several ticks, of which one has to find it before it ends
     result = play("    - name: Dawdle\n      ansible.builtin.command: sleep 5\n", on_event=on_event)
     display.end(progress.summary(result))
     lines = out.getvalue().splitlines()

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import socket
 from typing import Any
 
 SOCKET = "/run/docker.sock"
 DEADLINE = 20
+# those of root, whatever the user who logs in has
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
+
+
+def installed() -> bool:
+    """Whether this host has an engine, which may not answer."""
+    return shutil.which("dockerd", path=PATH) is not None
 
 
 class Engine(http.client.HTTPConnection):

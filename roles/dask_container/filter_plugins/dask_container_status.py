@@ -74,6 +74,11 @@ def _flight(counts: Mapping[str, int] | None) -> str:
         return "not known, as the scheduler does not say"
     if not counts["tasks"] and not counts["clients"]:
         return "nothing, and no client is connected"
+    return dask_container_flight(counts)
+
+
+def dask_container_flight(counts: Mapping[str, int]) -> str:
+    """Return in words what the scheduler has in flight: the counts as in_flight.py prints them, bytes in B."""
     return (
         f"{counts['tasks']} tasks or stored keys ({counts['bytes']} bytes), of which {counts['processing']} processing,"
         f" and {counts['clients']} clients"
@@ -125,6 +130,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "dask_container_drift": dask_container_drift,
+            "dask_container_flight": dask_container_flight,
             "dask_container_status": dask_container_status,
             "dask_container_table": dask_container_table,
         }

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import urllib.parse
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dask_cluster_engine import Engine
+from ansible.module_utils.dask_cluster_engine import Engine, installed
 
 DOCUMENTATION = r"""
 module: dask_container_remove
@@ -33,7 +32,6 @@ running:
 KIND = "io.dask-hostnet.kind"
 # of the cluster, of a verification, of a trial of an image; the tests' nodes, which a host may run, have the kind alone
 LABELS = ("io.dask-hostnet.cluster", "io.dask-hostnet.verify", "io.dask-hostnet.trial")
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 # a kill waits for the kernel
 DEADLINE = 120
 
@@ -52,7 +50,7 @@ def ours(engine: Engine, kind: str) -> list[dict[str, Any]]:
 def main() -> None:
     """Remove, and say what."""
     module = AnsibleModule(argument_spec={"kind": {"type": "str", "default": ""}}, supports_check_mode=True)
-    if not shutil.which("dockerd", path=PATH):
+    if not installed():
         module.exit_json(changed=False, removed=[], running={})
     try:
         engine = Engine()

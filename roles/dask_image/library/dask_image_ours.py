@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dask_cluster_engine import Engine
+from ansible.module_utils.dask_cluster_engine import Engine, installed
 
 DOCUMENTATION = r"""
 module: dask_image_ours
@@ -45,7 +44,6 @@ trusts:
 
 LABELS = {"io.dask-hostnet.inputs", "io.dask-hostnet.stage"}
 PASSING = ("dask-hostnet-base:", "dask-hostnet-trial:")
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 
 
 def trusts(folder: Path, ca: str, registry: str) -> list[str]:
@@ -90,7 +88,7 @@ def main() -> None:
     registry = module.params["registry"]
     trusted = trusts(Path(module.params["trust"]), module.params["ca"], registry)
     images: list[str] = []
-    if shutil.which("dockerd", path=PATH):
+    if installed():
         try:
             listed = Engine().ask("/images/json") or []
         except (OSError, http.client.HTTPException, ValueError) as error:

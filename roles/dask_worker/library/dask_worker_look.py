@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import subprocess
 import urllib.parse
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.dask_cluster_engine import Engine
+from ansible.module_utils.dask_cluster_engine import Engine, installed
 
 DOCUMENTATION = r"""
 module: dask_worker_look
@@ -60,7 +59,6 @@ has_unit:
   type: bool
 """
 DEADLINE = 20
-PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def marks(folder: Path) -> dict[str, str]:
@@ -75,7 +73,7 @@ def running() -> list[str] | None:
     try:
         listed = Engine().ask(f"/containers/json?filters={wanted}")
     except (OSError, http.client.HTTPException, ValueError):
-        return None if shutil.which("dockerd", path=PROGRAMS) else []
+        return None if installed() else []
     return sorted(each["Names"][0].lstrip("/") for each in listed or [])
 
 
