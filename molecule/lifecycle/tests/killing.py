@@ -10,15 +10,17 @@ from pathlib import Path
 import psutil
 from conftest import DEADLINE, INVENTORY, OPERATOR, ROOT, kill
 
+# how many a verb is killed at, spread over its tasks
+MOMENTS = 20
 BEGUN = re.compile(r"^TASK \[(.*?)\] \*", re.MULTILINE)
 
 
-def killed(playbook: Path, *arguments: str, at: str | int) -> str | None:
+def killed(playbook: Path, *arguments: str, at: str | int, inventory: Path = INVENTORY) -> str | None:
     """Kill a run at its task whose name begins so, or of that number; return its output, None if it ended before.
 
     What it started on a host goes on there, as it would for an operator.
     """
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(INVENTORY / "hosts.yml"), *arguments]
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory / "hosts.yml"), *arguments]
     with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as output:
         running = psutil.Popen(
             [*command, str(playbook)],
@@ -46,3 +48,8 @@ def killed(playbook: Path, *arguments: str, at: str | int) -> str | None:
         finally:
             kill(running)
         return None if done else text()
+
+
+def task_at(moment: int, length: int) -> int:
+    """Return the number of the task, of `length`, that the moment is at."""
+    return 1 + length * moment // MOMENTS

@@ -1,20 +1,20 @@
 """A verb that is killed at any of its tasks is made good by running it again.
 
-Kills that are no long matter are in test_lifecycle.py, those of an upgrade in test_upgrade.py.
+Kills that are no long matter are in test_lifecycle.py, those of an upgrade, a
+move and a reset in theirs.
 """
 
 from pathlib import Path
 
 import pytest
 import yaml
-from killing import killed
+from killing import MOMENTS, killed, task_at
 from leftovers import leftovers
 
 ROOT = Path(__file__).parents[3]
 PLAYBOOKS = ROOT / "playbooks"
 HOST_VARS = ROOT / "molecule" / "inventory" / "host_vars" / "worker1.yml"
 ONE, TWO = ("--limit", "worker1"), ("--limit", "worker2")
-MOMENTS = 20
 MARK = "/etc/dask-hostnet/drained/{}-0"
 # a verb's runs, each with its arguments; the later ones undo what the first did
 VERBS = {
@@ -57,10 +57,9 @@ def made_good(node, play, client, wait, inspect):
 
     def of(moment, length, name, *arguments):
         playbook = PLAYBOOKS / f"{name}.yml"
-        at = 1 + length * moment // MOMENTS
         prepare(name, moment)
         # where the run was about to end it may have ended
-        killed(playbook, *arguments, at=at)
+        killed(playbook, *arguments, at=task_at(moment, length))
         run = play(*arguments, playbook=playbook)
         assert run.status == 0, run.text
         host = "worker2" if TWO[1] in arguments else "worker1"

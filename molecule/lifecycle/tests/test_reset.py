@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from killing import MOMENTS, killed, task_at
 from leftovers import leftovers
 
 ROOT = Path(__file__).parents[3]
@@ -45,10 +46,30 @@ def test_nothing_is_left_and_a_second_run_finds_nothing(node, play):
     assert set(run.changed.values()) == {0}
 
 
-def test_it_can_be_made_again(play):
+def made(play):
     carried = {"dask_image_load_from": str(CARRIED)} if CARRIED.exists() else {}
-    run = play(playbook=IMAGE, **carried)
-    assert run.status == 0, run.text
-    run = play(playbook=SITE)
-    assert run.status == 0, run.text
+    for playbook, variables in ((IMAGE, carried), (SITE, {})):
+        run = play(playbook=playbook, **variables)
+        assert run.status == 0, run.text
+
+
+def test_it_can_be_made_again(play):
+    made(play)
     assert set(play(playbook=SITE).changed.values()) == {0}
+
+
+@pytest.fixture(scope="module")
+def length(play):
+    """How many tasks a reset of the cluster begins."""
+    run = play(playbook=RESET, hostnet_reset_confirm="test")
+    made(play)
+    return run.text.count("TASK [")
+
+
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(node, play, length, moment):
+    killed(RESET, "-e", "hostnet_reset_confirm=test", at=task_at(moment, length))
+    run = play(playbook=RESET, hostnet_reset_confirm="test")
+    assert run.status == 0, run.text
+    assert [leftovers(node(name)) for name in HOSTS] == [{}, {}, {}]
+    made(play)

@@ -1,10 +1,12 @@
 """The scheduler moves to another host while the old one is off; the old one, back again, is taken down."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from killing import MOMENTS, killed, task_at
 from leftovers import leftovers
 
 ROOT = Path(__file__).parents[3]
@@ -13,6 +15,7 @@ CARRIED = ROOT / ".hostnet" / "carried" / "dask.tar"
 IMAGE, REMOVE, RESET = (ROOT / "playbooks" / f"{verb}.yml" for verb in ("image", "remove", "reset"))
 SITE = ROOT / "site.yml"
 OLD, NEW = "scheduler1", "worker1"
+OTHER = {OLD: NEW, NEW: OLD}
 UNITS = "docker.socket docker docker-registry dask-hostnet-dashboard"
 CONTAINERS = "docker ps --format '{{.Names}}'"
 
@@ -26,20 +29,30 @@ def carried():
 
 
 @pytest.fixture(scope="module")
-def moved(tmp_path_factory, addresses, play, carried):
-    """The inventory as the operator edits it: the old host is gone from it. At the end the cluster is where it was."""
+def edited(tmp_path_factory, addresses, play, carried):
+    """Edit an inventory as the operator does: the old host is gone from it, or is back to be taken down.
+
+    At the end the cluster is where it was.
+    """
     folder = tmp_path_factory.mktemp("moved") / "inventory"
     shutil.copytree(INVENTORY, folder)
-    hosts = {name: {"ansible_host": address} for name, address in addresses.items()}
-    groups = {
-        "dask_scheduler": {"hosts": {NEW: hosts[NEW]}},
-        "dask_workers": {"hosts": {NEW: hosts[NEW], "worker2": hosts["worker2"]}},
-        "dask_registry": {"children": {"dask_scheduler": None}},
-    }
-    (folder / "hosts.yml").write_text(yaml.safe_dump(groups))
     general = folder / "group_vars" / "all" / "lab.yml"
-    general.write_text(general.read_text() + f"\ndask_cluster_scheduler_host: {addresses[NEW]}\n")
-    yield folder
+    text = general.read_text()
+
+    def write(scheduler, back=()):
+        hosts = {name: {"ansible_host": address} for name, address in addresses.items()}
+        workers = {"worker1", "worker2"} - {OTHER[scheduler]}
+        groups = {
+            "dask_scheduler": {"hosts": {scheduler: hosts[scheduler]}},
+            "dask_workers": {"hosts": {name: hosts[name] for name in sorted(workers)}},
+            "dask_registry": {"children": {"dask_scheduler": None}},
+            "ungrouped": {"hosts": {name: hosts[name] for name in back}},
+        }
+        (folder / "hosts.yml").write_text(yaml.safe_dump(groups))
+        general.write_text(f"{text}\ndask_cluster_scheduler_host: {addresses[scheduler]}\n")
+        return folder
+
+    yield write
     for inventory in (folder, INVENTORY):
         assert play(playbook=RESET, inventory=inventory, hostnet_reset_confirm="test").status == 0
     for playbook, variables in ((IMAGE, carried), (SITE, {})):
@@ -48,20 +61,45 @@ def moved(tmp_path_factory, addresses, play, carried):
 
 
 @pytest.fixture(scope="module")
-def off(node):
-    """Nothing of the old host answers."""
-    host = node(OLD)
-    host.check_output(f"docker stop dask-scheduler && systemctl stop {UNITS}")
-    yield
-    host.run(f"systemctl start {UNITS} && docker start dask-scheduler")
+def off(node, edited):
+    """Have nothing of a host answer."""
+
+    def end(name):
+        node(name).check_output(f"{CONTAINERS} | xargs --no-run-if-empty docker stop && systemctl stop {UNITS}")
+
+    yield end
+    for name in OTHER:
+        node(name).run("systemctl start docker")
 
 
-def test_it_comes_up_on_the_new_host_while_the_old_one_is_off(node, inspect, play, moved, off, carried, addresses):
-    run = play(playbook=IMAGE, inventory=moved, **carried)
-    assert run.status == 0, run.text
-    run = play(playbook=SITE, inventory=moved)
-    assert run.status == 0, run.text
-    run.says("333283335000")
+@pytest.fixture(scope="module")
+def runs(play, edited, off, carried):
+    """Of a move that nobody kills: the runs of image.yml and of site.yml."""
+    off(OLD)
+    inventory = edited(NEW)
+    done = []
+    for playbook, variables in ((IMAGE, carried), (SITE, {})):
+        done.append(play(playbook=playbook, inventory=inventory, **variables))
+        assert done[-1].status == 0, done[-1].text
+    return done
+
+
+@pytest.fixture
+def take_down(node, play, edited):
+    """Take the old host down, once it is on again and in the inventory."""
+
+    def of(old):
+        node(old).check_output("systemctl start docker")
+        run = play("--limit", old, playbook=REMOVE, inventory=edited(OTHER[old], back=[old]))
+        assert run.status == 0, run.text
+        assert leftovers(node(old)) == {}
+
+    return of
+
+
+def test_it_comes_up_on_the_new_host_while_the_old_one_is_off(node, inspect, play, edited, runs, addresses):
+    runs[-1].says("333283335000")
+    moved = edited(NEW)
     pin = yaml.safe_load((moved / "group_vars" / "all" / "image.yml").read_text())["dask_cluster_image"]
     assert pin.startswith(f"{addresses[NEW]}:5000/dask@")
     assert "dask-scheduler" in node(NEW).check_output(CONTAINERS).split()
@@ -72,12 +110,25 @@ def test_it_comes_up_on_the_new_host_while_the_old_one_is_off(node, inspect, pla
     assert set(play(playbook=SITE, inventory=moved).changed.values()) == {0}
 
 
-def test_the_old_host_is_taken_down_when_it_is_back(node, play, moved, addresses, off):
-    node(OLD).check_output(f"systemctl start {UNITS}")
-    hosts = yaml.safe_load((moved / "hosts.yml").read_text())
-    (moved / "hosts.yml").write_text(
-        yaml.safe_dump(hosts | {"ungrouped": {"hosts": {OLD: {"ansible_host": addresses[OLD]}}}})
-    )
-    run = play("--limit", OLD, playbook=REMOVE, inventory=moved)
-    assert run.status == 0, run.text
-    assert leftovers(node(OLD)) == {}
+def test_the_old_host_is_taken_down_when_it_is_back(take_down, runs):
+    take_down(OLD)
+
+
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(
+    node, play, edited, off, runs, take_down, carried, moment
+):
+    """To the other host each time."""
+    (old,) = (name for name in OTHER if "dask-scheduler" in node(name).run(CONTAINERS).stdout.split())
+    new = OTHER[old]
+    # what the move before has left
+    take_down(new)
+    off(old)
+    inventory = edited(new)
+    for playbook, variables, whole in ((IMAGE, carried, runs[0]), (SITE, {}, runs[1])):
+        at = task_at(moment, whole.text.count("TASK ["))
+        killed(playbook, "-e", json.dumps(variables), at=at, inventory=inventory)
+        run = play(playbook=playbook, inventory=inventory, **variables)
+        assert run.status == 0, run.text
+    run.says("333283335000")
+    assert "dask-scheduler" in node(new).check_output(CONTAINERS).split()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from killing import killed
+from killing import MOMENTS, killed, task_at
 
 ROOT = Path(__file__).parents[3]
 INVENTORY = ROOT / "molecule" / "inventory"
@@ -30,7 +30,6 @@ KINDS = {
 }
 
 pytestmark = pytest.mark.timeout(900)
-MOMENTS = 20
 # ten minutes and more, which make test has not
 thorough = pytest.mark.thorough
 
@@ -195,7 +194,7 @@ def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(play, two, r
     # to the one that does not run
     (new,) = texts.keys() - running()
     PIN.write_text(texts[new])
-    before = killed(UPGRADE, at=1 + length * moment // MOMENTS)
+    before = killed(UPGRADE, at=task_at(moment, length))
     run = play(playbook=UPGRADE)
     assert run.status == 0, run.text
     assert running() == {new}, f"{before}{run.text}"
