@@ -22,7 +22,8 @@ import yaml
 from testinfra.host import Host
 
 ROOT = Path(__file__).parents[1]
-INVENTORY = ROOT / "molecule" / "inventory"
+# the shared nodes', unless a scenario has its own
+INVENTORY = Path(os.environ.get("TEST_INVENTORY", ROOT / "molecule" / "inventory"))
 TOOLS = Path(sys.executable).parent
 DEADLINE = 600
 OPERATOR = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}

@@ -1,7 +1,7 @@
 """What `make check` and `make test` run: a row a check and a scenario with its seconds; all, also after a failure.
 
 tests/run.py check      linters and unit tests
-tests/run.py test       the same, then every molecule scenario in the order of molecule/budgets.yml; one with nodes of
+tests/run.py test       the same, and every molecule scenario in the order of molecule/budgets.yml; one with nodes of
                     its own runs beside those that come after it, on shared nodes
 tests/run.py test-all   the same with the tests marked `thorough`, which take long; no budget is held against them
 """
@@ -29,9 +29,9 @@ LOGS = ROOT / ".hostnet" / "log"
 TAIL = 150
 RUNNING: set[subprocess.Popen[bytes]] = set()
 CHECK_DEADLINE = 1200
-SCENARIO_DEADLINE = 2400
-# sixty runs that are killed
-THOROUGH_DEADLINE = 5 * 3600
+SCENARIO_DEADLINE = 3000
+# 220 runs that are killed
+THOROUGH_DEADLINE = 12 * 3600
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 ENVIRONMENT = {**os.environ, "PATH": TOOLS, "NO_COLOR": "1", "LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
 
@@ -153,21 +153,27 @@ def check() -> list[Outcome]:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One molecule scenario: its budget in seconds, and whether it has the shared nodes or makes its own."""
+    """One molecule scenario: its budget (seconds), whether its nodes are the shared ones, whether it wants quiet."""
 
     name: str
     budget: int | None
     shared: bool
+    alone: bool
 
 
 def scenarios() -> list[Scenario]:
     """Return them in the order of molecule/budgets.yml; one that the file forgot comes last and has no budget."""
-    budgets = dict(load(ROOT / "molecule" / "budgets.yml"))
+    said = load(ROOT / "molecule" / "budgets.yml")
     found = {path.parent.name: load(path) for path in sorted((ROOT / "molecule").glob("*/molecule.yml"))}
     del found["default"]
     return [
-        Scenario(name, budgets.get(name), found[name].get("shared_state", True))
-        for name in sorted(found, key=lambda name: [*budgets, name].index(name))
+        Scenario(
+            name,
+            said.get(name, {}).get("seconds"),
+            found[name].get("shared_state", True),
+            said.get(name, {}).get("alone", False),
+        )
+        for name in sorted(found, key=lambda name: [*said, name].index(name))
     ]
 
 
@@ -179,7 +185,8 @@ def load(path: Path) -> dict[str, Any]:
 def everything(*, thorough: bool = False) -> list[Outcome]:
     """Run every scenario, and beside them first the linters and unit tests, then scenarios with nodes of their own.
 
-    Nodes idle half of their time. The shared ones are created once and destroyed at the end, whatever happens.
+    Nodes idle half of their time: two of the others run beside those on shared nodes. The shared nodes are created once
+    and destroyed at the end, whatever happens.
     """
     todo = scenarios()
     chosen = {} if thorough else {"PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -m 'not thorough'".strip()}
@@ -203,21 +210,23 @@ def everything(*, thorough: bool = False) -> list[Outcome]:
         budgets = {} if thorough else {scenario.name: scenario.budget for scenario in todo}
         shared = any(scenario.shared for scenario in todo)
         created = False
-        pool = ThreadPoolExecutor(max_workers=1)
+        pool = ThreadPoolExecutor(max_workers=2)
         try:
             beside = begin(pool, commands(thorough=thorough))
             if shared:
                 # what an earlier run that was killed may have left
-                act("clean", "destroy", "-s", "default")
-                report(act("create", "create", "-s", "default"))
-                created = outcomes[-1].passed
+                ready = act("clean", "destroy", "-s", "default")
+                if ready.passed:
+                    ready = act("create", "create", "-s", "default")
+                report(ready)
+                created = ready.passed
             for scenario in todo:
+                while beside and (scenario.alone or beside[0].done()):
+                    report(beside.pop(0).result())
                 if not scenario.shared:
                     beside.append(pool.submit(own, scenario))
                 elif created:
                     report(act(scenario.name, "test", "-s", scenario.name, "--destroy", "never"))
-                while beside and beside[0].done():
-                    report(beside.pop(0).result())
             for running in beside:
                 report(running.result())
         except KeyboardInterrupt:

@@ -6,13 +6,18 @@ import sys
 import pytest
 import run as suite
 
+SHARED = ("shared", "late", "quiet", "forgotten")
 MOLECULE = """#!/bin/sh
 echo "$@" >> calls
 echo "$PYTEST_ADDOPTS" >> chosen
 # the scenario with nodes of its own ends when the one after it has begun
 case "$*" in
   "test -s own"*) [ -z "$TOGETHER" ] || timeout 20 cat together ;;
-  "test -s forgotten"*) [ -z "$TOGETHER" ] || timeout 20 sh -c ': > together' || exit 1 ;;
+  "test -s late"*) [ -z "$TOGETHER" ] || timeout 20 sh -c ': > together' || exit 1 ;;
+esac
+# it is given two seconds to begin too early
+case "$SLOW $*" in
+  "yes test -s own"*) timeout 2 sh -c 'until grep "test -s quiet" calls; do sleep 0.05; done'; echo own ends >> calls ;;
 esac
 case "$*" in
   "$FAILS"*) echo the reason; exit 1 ;;
@@ -22,11 +27,13 @@ esac
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """Runs a check and the scenarios `own` and `shared`; returns what molecule was asked and the outcomes by name."""
-    for name, text in {"default": "", "own": "shared_state: false", "shared": "", "forgotten": ""}.items():
+    """Runs a check, and scenarios of each kind; returns what molecule was asked and the outcomes by name."""
+    for name, text in ({"default": "", "own": "shared_state: false"} | dict.fromkeys(SHARED, "")).items():
         (tmp_path / "molecule" / name).mkdir(parents=True)
         (tmp_path / "molecule" / name / "molecule.yml").write_text(text)
-    (tmp_path / "molecule" / "budgets.yml").write_text("shared: 100\nown: 0\n")
+    (tmp_path / "molecule" / "budgets.yml").write_text(
+        "shared: {seconds: 100}\nown: {seconds: 0}\nlate: {}\nquiet: {alone: true}\n"
+    )
     (tmp_path / "logs").mkdir()
     (tmp_path / "molecule.sh").write_text(MOLECULE)
     (tmp_path / "molecule.sh").chmod(0o755)
@@ -53,8 +60,7 @@ def test_scenarios_run_in_the_budgets_order_between_one_create_and_one_destroy(c
     assert [call for call in asked if call not in (own, "checked")] == [
         "destroy -s default",
         "create -s default",
-        "test -s shared --destroy never",
-        "test -s forgotten --destroy never",
+        *(f"test -s {name} --destroy never" for name in SHARED),
         "destroy -s default",
     ]
     assert asked.index("test -s shared --destroy never") < asked.index(own) < len(asked) - 1
@@ -70,9 +76,15 @@ def test_what_has_nodes_of_its_own_runs_beside_what_comes_after_it(calls, tmp_pa
     assert all(calls()[1].values())
 
 
+def test_what_wants_quiet_begins_when_the_others_have_ended(calls, monkeypatch):
+    monkeypatch.setenv("SLOW", "yes")
+    asked, _ = calls()
+    assert asked.index("own ends") < asked.index("test -s quiet --destroy never")
+
+
 def test_a_failed_scenario_shows_its_log_and_the_others_still_run(calls, capsys):
     asked, outcomes = calls(fails="test -s own")
-    passed = ("checked", "create", "shared", "forgotten", "destroy")
+    passed = ("checked", "create", *SHARED, "destroy")
     assert outcomes == dict.fromkeys(passed, True) | {"own": False}
     assert "    the reason" in capsys.readouterr().out.splitlines()
     assert asked[-1] == "destroy -s default"
@@ -82,6 +94,12 @@ def test_a_failed_scenario_shows_its_log_and_the_others_still_run(calls, capsys)
 def test_without_shared_nodes_only_those_with_their_own_run(calls):
     _, outcomes = calls(fails="create")
     assert outcomes == {"checked": True, "create": False, "own": True, "destroy": True}
+
+
+def test_nothing_is_made_beside_what_could_not_be_removed(calls):
+    asked, outcomes = calls(fails="destroy")
+    assert outcomes == {"checked": True, "clean": False, "own": True, "destroy": False}
+    assert "create -s default" not in asked
 
 
 def test_only_test_all_runs_what_is_thorough_and_holds_no_budget_against_it(calls, tmp_path, capsys):

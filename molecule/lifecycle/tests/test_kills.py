@@ -4,16 +4,14 @@ Kills that are no long matter are in test_lifecycle.py, those of an upgrade, a
 move and a reset in theirs.
 """
 
-from pathlib import Path
-
 import pytest
 import yaml
+from conftest import INVENTORY, ROOT
 from killing import MOMENTS, killed, task_at
 from leftovers import leftovers
 
-ROOT = Path(__file__).parents[3]
 PLAYBOOKS = ROOT / "playbooks"
-HOST_VARS = ROOT / "molecule" / "inventory" / "host_vars" / "worker1.yml"
+HOST_VARS = INVENTORY / "host_vars" / "worker1.yml"
 ONE, TWO = ("--limit", "worker1"), ("--limit", "worker2")
 MARK = "/etc/dask-hostnet/drained/{}-0"
 # a verb's runs, each with its arguments; the later ones undo what the first did

@@ -5,13 +5,12 @@ Each test goes on where the one before ended.
 
 import re
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import INVENTORY, ROOT
 from killing import killed
 
-ROOT = Path(__file__).parents[3]
 SITE = ROOT / "site.yml"
 DRAIN, UNDRAIN, PATCH, STATUS, VERIFY = (
     ROOT / "playbooks" / f"{verb}.yml" for verb in ("drain", "undrain", "patch", "status", "verify")
@@ -63,7 +62,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture(scope="module")
 def edit(play):
     """Write variables of a host into the inventory, as an operator does; they are gone at the end, and their effect."""
-    folder = ROOT / "molecule" / "inventory" / "host_vars"
+    folder = INVENTORY / "host_vars"
     written = []
 
     def write(host, **variables):

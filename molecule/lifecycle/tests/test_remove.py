@@ -1,12 +1,11 @@
 """A worker's host leaves the cluster under load, with nothing of ours left there, and comes again as a new one."""
 
 import json
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from leftovers import leftovers
 
-ROOT = Path(__file__).parents[3]
 REMOVE, SITE, VERIFY = ROOT / "playbooks/remove.yml", ROOT / "site.yml", ROOT / "playbooks/verify.yml"
 ONE = ("--limit", "worker2")
 NAMES = """

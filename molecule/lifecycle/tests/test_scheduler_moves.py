@@ -2,15 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import INVENTORY, ROOT
 from killing import MOMENTS, killed, task_at
 from leftovers import leftovers
 
-ROOT = Path(__file__).parents[3]
-INVENTORY = ROOT / "molecule" / "inventory"
 CARRIED = ROOT / ".hostnet" / "carried" / "dask.tar"
 IMAGE, REMOVE, RESET = (ROOT / "playbooks" / f"{verb}.yml" for verb in ("image", "remove", "reset"))
 SITE = ROOT / "site.yml"
@@ -54,7 +52,7 @@ def edited(tmp_path_factory, addresses, play, carried):
 
     yield write
     for inventory in (folder, INVENTORY):
-        assert play(playbook=RESET, inventory=inventory, hostnet_reset_confirm="test").status == 0
+        assert play(playbook=RESET, inventory=inventory, hostnet_reset_confirm="lifecycle").status == 0
     for playbook, variables in ((IMAGE, carried), (SITE, {})):
         run = play(playbook=playbook, **variables)
         assert run.status == 0, run.text

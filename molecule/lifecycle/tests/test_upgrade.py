@@ -3,14 +3,12 @@
 import json
 import re
 from base64 import b64encode
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import INVENTORY, ROOT
 from killing import MOMENTS, killed, task_at
 
-ROOT = Path(__file__).parents[3]
-INVENTORY = ROOT / "molecule" / "inventory"
 PIN = INVENTORY / "group_vars" / "all" / "image.yml"
 UPGRADE = ROOT / "playbooks" / "upgrade.yml"
 IMAGE = ROOT / "playbooks" / "image.yml"
