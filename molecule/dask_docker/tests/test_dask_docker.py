@@ -156,6 +156,33 @@ def test_where_live_restore_cannot_be_had_the_containers_are_named(somebodys, lo
         host.check_output(f"rm {unit}/no-reload.conf && systemctl daemon-reload")
 
 
+def test_without_live_restore_no_setting_is_changed_under_running_containers(long_runner, inspect, play, converge):
+    host, process = long_runner, pid(long_runner)
+    before = inspect(host, NAME)["State"]["Pid"], host.file("/etc/docker/daemon.json").content_string
+    without = json.loads(before[1]) | {"live-restore": False}
+    for arguments in (), ("--check",):
+        run = play("--limit", "worker1", *arguments, dask_docker_daemon_options=without)
+        assert run.status != 0
+        run.says("without live-restore ends", NAME, "with -e dask_docker_allow_restart=true")
+        assert run.changed == {"worker1": 0}
+    assert (inspect(host, NAME)["State"]["Pid"], host.file("/etc/docker/daemon.json").content_string) == before
+    assert pid(host) == process
+    # written by somebody, who then leaves the restart to us
+    host.check_output("sed --in-place '/live-restore/s/true/false/' /etc/docker/daemon.json")
+    run = play("--limit", "worker1", dask_docker_daemon_options=without)
+    assert run.status != 0
+    run.says("without live-restore ends", NAME)
+    assert pid(host) == process
+
+    allowed = {"dask_docker_daemon_options": without, "dask_docker_allow_restart": True}
+    converge("--limit", "worker1", **allowed)
+    assert pid(host) != process
+    assert engine(host)["LiveRestoreEnabled"] is False
+    # as nothing runs, nothing is refused
+    converge("--limit", "worker1")
+    assert engine(host)["LiveRestoreEnabled"] is True
+
+
 def test_swarm_mode_is_refused(somebodys, play):
     """Live-restore would be taken up, and the engine would not start again."""
     host, process = somebodys, pid(somebodys)
