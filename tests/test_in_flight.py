@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster, get_client
+from distributed import Client, LocalCluster, Scheduler, get_client
 
 SCRIPT = Path(__file__).parents[1] / "roles/dask_container/files/in_flight.py"
-IDLE = {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0}
+IDLE = {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0, "retired": []}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def in_flight(cluster: LocalCluster) -> dict[str, Any]:
     done = asked(cluster.scheduler_address)
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    found = dict(json.loads(done.stdout))
+    assert found.pop("scheduler") == cluster.scheduler.id
+    return found
 
 
 def test_an_idle_cluster_has_nothing_in_flight(cluster: LocalCluster) -> None:
@@ -90,6 +92,23 @@ def test_a_published_dataset_is_a_stored_key_and_nothing_once_it_is_unpublished(
     assert any(name.startswith("published-") for name in cluster.scheduler.clients)
 
 
+def test_a_worker_that_takes_no_tasks_is_named(cluster: LocalCluster) -> None:
+    async def retire(dask_scheduler: Scheduler) -> None:
+        await dask_scheduler.retire_workers(remove=False, close_workers=False)
+
+    def bring_back(dask_scheduler: Scheduler) -> None:
+        (worker,) = dask_scheduler.workers.values()
+        dask_scheduler.stream_comms[worker.address].send(
+            {"op": "worker-status-change", "status": "running", "stimulus_id": "test"}
+        )
+
+    with Client(cluster.scheduler_address) as client:
+        client.run_on_scheduler(retire)
+        assert in_flight(cluster)["retired"] == ["0"]
+        client.run_on_scheduler(bring_back)
+        wait_for(lambda: in_flight(cluster)["retired"] == [])
+
+
 def test_it_asks_where_the_scheduler_listens_and_not_where_the_inventory_says(processes: Path) -> None:
     listening = runpy.run_path(str(SCRIPT))["listening"]
     assert listening(processes) is None
@@ -102,7 +121,7 @@ def test_it_asks_where_the_scheduler_listens_and_not_where_the_inventory_says(pr
 
 
 def test_a_scheduler_that_is_not_there_holds_nothing() -> None:
-    assert json.loads(asked("tcp://127.0.0.1:1").stdout) == IDLE
+    assert json.loads(asked("tcp://127.0.0.1:1").stdout) == {**IDLE, "scheduler": ""}
 
 
 def test_a_scheduler_that_does_not_say_is_no_idle_one() -> None:

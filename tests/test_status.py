@@ -27,7 +27,7 @@ ROW = {
 }
 
 
-BUSY = {"tasks": 12, "processing": 3, "bytes": 4096, "clients": 1}
+BUSY = {"tasks": 12, "processing": 3, "bytes": 4096, "clients": 1, "scheduler": "Scheduler-1", "retired": []}
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +42,16 @@ def test_a_row_is_written_for_people(plugin: ModuleType) -> None:
         "host1 dask-worker-0 running healthy 0123456789ab 3 d 4 h 2 1.5 GiB of 4.0 GiB 1.5 KiB 0 B 30 MiB none"
     )
     assert last == "in flight: 12 tasks or stored keys (4096 bytes), of which 3 processing, and 1 clients"
-    idle = plugin.dask_container_status("c", {}, [], dict.fromkeys(BUSY, 0))
+    idle = plugin.dask_container_status("c", {}, [], BUSY | {"tasks": 0, "clients": 0})
     assert plugin.dask_container_table(idle)[-1] == "in flight: nothing, and no client is connected"
+
+
+def test_a_worker_that_takes_no_tasks_is_named(plugin: ModuleType) -> None:
+    status = plugin.dask_container_status("c", {}, [], BUSY | {"retired": ["worker1-0", "worker2-0"]})
+    assert plugin.dask_container_table(status)[-2] == (
+        "take no tasks: worker1-0, worker2-0: a drain is under way or was cut off; drain.yml goes on with it,"
+        " undrain.yml brings them back"
+    )
 
 
 def test_what_cannot_be_told_is_a_dash_and_a_host_without_an_answer_has_a_row(plugin: ModuleType) -> None:

@@ -112,6 +112,37 @@ def test_the_old_host_is_taken_down_when_it_is_back(take_down, runs):
     take_down(OLD)
 
 
+def test_an_old_host_that_is_up_gives_its_image_and_is_asked_before_it_loses_its_workers(
+    node, play, edited, take_down, runs, addresses
+):
+    """Back to where it was, from a host that has a worker too."""
+    code = f"import distributed; client = distributed.Client('tls://{addresses[NEW]}:8786', timeout=30); "
+    at_old = "docker exec dask-scheduler python -c %s"
+    node(NEW).check_output(at_old, f"{code} client.publish_dataset(kept=client.submit(int, 7))")
+    moved = edited(OLD, back=[NEW])
+    run = play(playbook=IMAGE, inventory=moved)
+    assert run.status == 0, run.text
+    run.says("is copied from there as it is")
+    run = play(playbook=SITE, inventory=moved)
+    assert run.status != 0
+    run.says(
+        f"worker2: dask-worker-0 is a worker of tls://{addresses[NEW]}:8786, and would be tls://{addresses[OLD]}:8786's"
+        " while the former has 1 tasks or stored keys"
+    )
+    taken = play("--limit", NEW, playbook=REMOVE, inventory=moved)
+    assert taken.status != 0
+    taken.says(f"{NEW}: dask-scheduler would be replaced or removed while the cluster has 1 tasks or stored keys")
+    node(NEW).check_output(at_old, f"{code} client.unpublish_dataset('kept')")
+
+    run = play(playbook=SITE, inventory=moved)
+    assert run.status == 0, run.text
+    run.says("333283335000")
+    rehearsed = play("--check", "--limit", NEW, playbook=REMOVE, inventory=moved)
+    assert rehearsed.status == 0, rehearsed.text
+    rehearsed.says(f"{NEW}: would go: container", "container dask-scheduler", "container dask-worker-0")
+    take_down(NEW)
+
+
 @pytest.mark.parametrize("moment", range(MOMENTS))
 def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(
     node, play, edited, off, runs, take_down, carried, moment

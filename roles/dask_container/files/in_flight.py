@@ -1,10 +1,13 @@
 """Print what a scheduler has in flight as one line of JSON: tasks and stored keys, processing, bytes, clients.
 
-Runs in the scheduler's container (`python -`, or `python - tls://192.0.2.11:8786`): the process there says on its
-command line where it listens, which the inventory may no longer. It asks without a client, which would count itself,
-and leaves out the clients that workers keep for their own tasks (joblib, `get_client`) and those that the scheduler
-lists for published datasets: they stay for as long as the worker or the scheduler does, and what they hold is counted
-as tasks. A scheduler that does not run or refuses connections has nothing in flight.
+Also the scheduler's id, and the names of its workers that are retired: a drain of them is under way or was cut off.
+
+Runs in the scheduler's container (`python -`): the process there says on its command line where it listens, which the
+inventory may no longer. In another (`python - tls://192.0.2.11:8786`) it asks the one at that address. It asks without
+a client, which would count itself, and leaves out the clients that workers keep for their own tasks (joblib,
+`get_client`) and those that the scheduler lists for published datasets: they stay for as long as the worker or the
+scheduler does, and what they hold is counted as tasks. A scheduler that does not run or refuses connections has nothing
+in flight.
 """
 
 from __future__ import annotations
@@ -21,12 +24,12 @@ from distributed.protocol.pickle import dumps
 from distributed.security import Security
 
 DEADLINE = 20
-NOTHING = {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0}
+NOTHING = {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0, "scheduler": "", "retired": []}
 
 
-def count(dask_scheduler: Any) -> dict[str, int]:
+def count(dask_scheduler: Any) -> dict[str, Any]:
     """Return the counts (bytes in B); runs inside the scheduler."""
-    tasks = dask_scheduler.tasks.values()
+    tasks, workers = dask_scheduler.tasks.values(), dask_scheduler.workers.values()
     # the scheduler itself lists "fire-and-forget", and one a published dataset, also after it was unpublished;
     # distributed.Worker names its clients "worker"
     own = ("fire-and-forget", "published-", "Client-worker-")
@@ -35,10 +38,12 @@ def count(dask_scheduler: Any) -> dict[str, int]:
         "processing": sum(task.state == "processing" for task in tasks),
         "bytes": sum(max(task.nbytes, 0) for task in tasks if task.who_has),
         "clients": sum(not name.startswith(own) for name in dask_scheduler.clients),
+        "scheduler": dask_scheduler.id,
+        "retired": sorted(str(worker.name) for worker in workers if worker.status.name == "closing_gracefully"),
     }
 
 
-async def ask(address: str) -> dict[str, int]:
+async def ask(address: str) -> dict[str, Any]:
     """Return the counts of the scheduler at the address.
 
     Raises:

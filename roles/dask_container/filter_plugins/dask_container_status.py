@@ -35,7 +35,7 @@ def _differing(result: Mapping[str, Any]) -> list[str]:
 
 
 def dask_container_status(
-    cluster: str, rows: Mapping[str, Sequence[Row]], unreachable: Iterable[str], in_flight: Mapping[str, int] | None
+    cluster: str, rows: Mapping[str, Sequence[Row]], unreachable: Iterable[str], in_flight: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return the status of all hosts as plain data; bytes and seconds, null for what cannot be told.
 
@@ -43,7 +43,7 @@ def dask_container_status(
         cluster: its name.
         rows: by host.
         unreachable: hosts that did not answer.
-        in_flight: the scheduler's counts as in_flight.py prints them; None when it does not say.
+        in_flight: what in_flight.py printed; None when the scheduler does not say.
     """
     containers = [{"host": host, **row} for host, listed in rows.items() for row in listed]
     return {
@@ -55,7 +55,7 @@ def dask_container_status(
 
 
 def dask_container_table(status: Mapping[str, Any]) -> list[str]:
-    """Return the lines of the table for people, and one of what is in flight."""
+    """Return the lines of the table for people, one of what is in flight, and of workers that take no tasks."""
     cells = [_cells(row) for row in status["containers"]]
     cells += [{**dict.fromkeys(HEADING, ""), "host": host, "state": "unreachable"} for host in status["unreachable"]]
     table = [dict(zip(HEADING, HEADING, strict=True)), *cells]
@@ -66,10 +66,16 @@ def dask_container_table(status: Mapping[str, Any]) -> list[str]:
         ).rstrip()
         for row in table
     ]
+    retired = (status["in_flight"] or {}).get("retired")
+    if retired:
+        lines.append(
+            f"take no tasks: {', '.join(retired)}: a drain is under way or was cut off; drain.yml goes on with it,"
+            " undrain.yml brings them back"
+        )
     return [*lines, f"in flight: {_flight(status['in_flight'])}"]
 
 
-def _flight(counts: Mapping[str, int] | None) -> str:
+def _flight(counts: Mapping[str, Any] | None) -> str:
     if counts is None:
         return "not known, as the scheduler does not say"
     if not counts["tasks"] and not counts["clients"]:
@@ -77,8 +83,8 @@ def _flight(counts: Mapping[str, int] | None) -> str:
     return dask_container_flight(counts)
 
 
-def dask_container_flight(counts: Mapping[str, int]) -> str:
-    """Return in words what the scheduler has in flight: the counts as in_flight.py prints them, bytes in B."""
+def dask_container_flight(counts: Mapping[str, Any]) -> str:
+    """Return in words what the scheduler has in flight: as in_flight.py prints it, bytes in B."""
     return (
         f"{counts['tasks']} tasks or stored keys ({counts['bytes']} bytes), of which {counts['processing']} processing,"
         f" and {counts['clients']} clients"
