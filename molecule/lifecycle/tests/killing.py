@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,16 @@ MOMENTS = 20
 BEGUN = re.compile(r"^TASK \[(.*?)\] \*", re.MULTILINE)
 
 
-def killed(playbook: Path, *arguments: str, at: str | int, inventory: Path = INVENTORY) -> str | None:
+def killed(
+    playbook: Path,
+    *arguments: str,
+    at: str | int,
+    inventory: Path = INVENTORY,
+    when: Callable[[], bool] = lambda: True,
+) -> str | None:
     """Kill a run at its task whose name begins so, or of that number; return its output, None if it ended before.
+
+    From that task's beginning on it is killed as soon as `when` says so.
 
     What it started on a host goes on there, as it would for an operator.
     """
@@ -41,7 +50,7 @@ def killed(playbook: Path, *arguments: str, at: str | int, inventory: Path = INV
             return len(begun) >= at if isinstance(at, int) else any(name.startswith(at) for name in begun)
 
         try:
-            while running.poll() is None and not reached():
+            while running.poll() is None and not (reached() and when()):
                 assert time.monotonic() < end, f"{playbook.name} has not come to {at} within {DEADLINE} s: {text()}"
                 time.sleep(0.05)
             done = running.poll() is not None

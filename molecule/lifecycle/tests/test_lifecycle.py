@@ -22,6 +22,10 @@ HANDED = r"{}: handed over in \S+ s: (\d+) keys moved \((\d+) bytes\), (\d+) tas
 NAMES = """
 print(json.dumps(sorted(w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values())))
 """
+RETIRED = """
+print(json.dumps(client.run_on_scheduler(lambda dask_scheduler: [
+    worker.name for worker in dask_scheduler.workers.values() if worker.status.name == "closing_gracefully"])))
+"""
 THREADS = """
 print(json.dumps({w["name"]: w["nthreads"] for w in client.scheduler_info(n_workers=-1)["workers"].values()}))
 """
@@ -101,7 +105,18 @@ def booted(host):
     return ""
 
 
+def reboot(host, wait):
+    """Reboot a host, whose workers wait for what they run, one after another."""
+    before = booted(host)
+    with suppress(RuntimeError):
+        host.run("systemctl reboot")
+    wait(lambda: booted(host) not in ("", before), "the host is up again", 240)
+
+
 def test_a_drain_that_was_killed_goes_on_when_it_is_run_again(node, play, client, edit, load, container):
+    # while what it has is moved, and while it is marked
+    assert killed(DRAIN, *ONE, at="dask_worker : Drain | Ensure others", when=lambda: client(RETIRED) == ["worker1-0"])
+    play(playbook=STATUS).says("take no tasks: worker1-0: a drain is under way or was cut off")
     assert killed(DRAIN, *ONE, at="dask_worker : Drain | Ensure each is marked")
     run = play(*ONE, playbook=DRAIN, dask_worker_drain_reason="a test")
     assert run.status == 0, run.text
@@ -123,7 +138,7 @@ def test_the_last_worker_is_refused_by_its_bytes(play, client, load):
 
 def test_it_stays_off_whatever_comes(node, play, converge, wait, load, container):
     host = node("worker1")
-    host.check_output("systemctl restart docker")
+    reboot(host, wait)
     wait(lambda: host.run("docker info").rc == 0, "the engine answers")
     # its verification too
     run = converge()
@@ -200,11 +215,8 @@ def test_a_worker_with_other_settings_is_drained_and_replaced(play, client, load
 
 def test_workers_hand_over_when_their_host_is_rebooted_and_come_back_with_it(node, wait, load, container, there):
     host = node("worker2")
-    before, started = booted(host), container("worker2")[2]
-    with suppress(RuntimeError):
-        host.run("systemctl reboot")
-    # each waits for what it runs, one after another
-    wait(lambda: booted(host) not in ("", before), "worker2 is up again", 240)
+    started = container("worker2")[2]
+    reboot(host, wait)
     there(MORE)
     assert container("worker2")[2] > started
     assert "all is handed over" in host.run("docker logs --since %s dask-worker-0", started).stderr
