@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import INVENTORY, ROOT
 from killing import killed
+from packages import offer, withdraw
 
 SITE = ROOT / "site.yml"
 DRAIN, UNDRAIN, PATCH, STATUS, VERIFY = (
@@ -37,27 +38,6 @@ FETCH = """
 size = len(client.get_dataset("kept").result(30))
 client.unpublish_dataset("kept")
 print(json.dumps(size))
-"""
-# apt knows this alone meanwhile: one package, whose second version, where it is told of, wants a reboot
-SOURCES = """
-set -e
-cd /var/tmp && rm -rf test-patch && mkdir -p test-patch/package/DEBIAN && cd test-patch
-for version in 1 2; do
-  printf '%s\\n' 'Package: test-patch' "Version: $version" 'Architecture: all' 'Maintainer: test' 'Description: test' \\
-    > package/DEBIAN/control
-  printf '#!/bin/sh\\n[ %s = 1 ] || touch /run/reboot-required\\n' $version > package/DEBIAN/postinst
-  chmod 0755 package/DEBIAN/postinst
-  dpkg-deb --build package test-patch_$version.deb
-done
-{ cat package/DEBIAN/control; echo "Filename: ./test-patch_2.deb"; echo "Size: $(stat -c %s test-patch_2.deb)"
-  echo "SHA256: $(sha256sum test-patch_2.deb | cut -d ' ' -f 1)"; } > Packages
-[ "$1" = new ] || : > Packages
-{ echo 'Date: Thu, 01 Jan 2026 00:00:00 UTC'; echo SHA256:
-  echo " $(sha256sum Packages | cut -d ' ' -f 1) $(stat -c %s Packages) Packages"; } > Release
-echo 'deb [trusted=yes] file:/var/tmp/test-patch ./' > sources.list
-dpkg --install test-patch_1.deb
-printf '%s\\n' 'Dir::Etc::sourcelist "/var/tmp/test-patch/sources.list";' 'Dir::Etc::sourceparts "-";' \
-  'APT::Get::List-Cleanup "false";' > /etc/apt/apt.conf.d/99test-patch
 """
 
 pytestmark = pytest.mark.timeout(600)
@@ -225,8 +205,8 @@ def test_workers_hand_over_when_their_host_is_rebooted_and_come_back_with_it(nod
 def test_a_patch_is_rehearsed_and_done_with_the_reboot_that_it_needs(node, play, load, there):
     host, other = node("worker1"), node("worker2")
     held = host.check_output("apt-mark showhold")
-    for each, news in ((host, "new"), (other, "nothing")):
-        each.check_output("sh -c %s sh %s", SOURCES, news)
+    offer(host, "touch /run/reboot-required")
+    offer(other)
     try:
         rehearsal = play("--check", *ONE, playbook=PATCH)
         assert rehearsal.status == 0, rehearsal.text
@@ -258,7 +238,7 @@ def test_a_patch_is_rehearsed_and_done_with_the_reboot_that_it_needs(node, play,
         assert host.check_output("apt-mark showhold") == held
     finally:
         for each in (host, other):
-            each.check_output("rm -rf /etc/apt/apt.conf.d/99test-patch /var/tmp/test-patch; dpkg --purge test-patch")
+            withdraw(each)
 
 
 def test_a_change_of_the_scheduler_is_refused_while_the_load_holds(play, client, load):
