@@ -25,7 +25,7 @@ check: ## lint and unit tests: five minutes
 test: ## every molecule scenario on nodes of its own, and check beside them
 	@scripts/setup.sh dev && .venv/bin/python tests/run.py test
 
-test-all: ## the same with what takes long
+test-all: ## the same with what takes long, such as runs killed at every moment: a night
 	@scripts/setup.sh dev && .venv/bin/python tests/run.py test-all
 
 bench: ## ratios of what we do to what one would do without us, on nodes of its own: half an hour
