@@ -218,6 +218,13 @@ def test_words_before_a_command_hold_it_where_the_program_is(action: ModuleType,
     assert done.stdout == (f"{[str(path), 'a token', '--', 'cat', '-']} said\n" if there else "said")
 
 
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def hold(path: Path, *command: str, every: float = 5) -> list[str]:
     """As the playbooks run it: from its source."""
     source = HOLD.read_text().replace("RENEW_SECONDS = 5\n", f"RENEW_SECONDS = {every}\n")
@@ -240,7 +247,7 @@ def test_a_held_command_renews_the_lock(lock: ModuleType, path: Path) -> None:
     with started(*hold(path, "sleep", "5", every=0.05)):
         for _ in range(2):
             grow_old(path, 500)
-            wait(lambda: lock.age(json.loads(path.read_text())) < 100, 4)
+            wait(lambda: is_fresh(path), 4)
 
 
 def test_a_held_command_goes_on_without_the_lock_and_says_so_once(lock: ModuleType, path: Path) -> None:
@@ -260,14 +267,105 @@ def test_what_ends_it_ends_the_command(path: Path, sent: signal.Signals) -> None
         process.send_signal(sent)
         process.wait(4)
 
-        def ended() -> bool:
-            try:
-                return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-            except OSError:
-                return True
-
-        wait(ended, 4)
+        wait(lambda: is_gone(child), 4)
     assert process.returncode == -sent
+
+
+def keep(action: ModuleType, run: dict[str, Any], path: Path, every: float, silent: int = 0) -> None:
+    """Renew it as the action does, by the words that it has; the first times the host does not answer."""
+    left, end = [silent], time.monotonic() + 100
+
+    def renew() -> None:
+        # one that is broken is not left behind either
+        if time.monotonic() > end:
+            os._exit(1)
+        if left[0]:
+            left[0] -= 1
+            raise action.AnsibleConnectionFailure("no route to host")
+        subprocess.run([*action.words(str(path), "mine"), "true"], check=True, stderr=subprocess.DEVNULL)
+
+    action.keep(run, every, renew)
+
+
+def is_kept(action: ModuleType, run: dict[str, Any]) -> bool:
+    return action.kept_by(run)[1:] in Path("/proc/net/unix").read_text()
+
+
+def place_program(lock: ModuleType, path: Path) -> None:
+    lock.take(path, wish("mine"), "", 600, HOLD.read_text())
+
+
+def is_fresh(path: Path) -> bool:
+    record = json.loads(path.read_text())
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - record["uptime"] < 100
+
+
+def test_a_keeper_renews_it_until_the_run_ends(lock: ModuleType, action: ModuleType, path: Path) -> None:
+    place_program(lock, path)
+    with started("sleep", "60") as process:
+        # the machine may be given another name meanwhile
+        run = holder_of(action, process.pid) | {"control": "before"}
+        keep(action, run, path, every=0.1, silent=2)
+        for _ in range(2):
+            grow_old(path, 500)
+            wait(lambda: is_fresh(path))
+        assert is_kept(action, run)
+        process.kill()
+        # also while nobody has waited for it
+        wait(lambda: not is_kept(action, run))
+    grow_old(path, 500)
+    time.sleep(0.5)
+    assert not is_fresh(path)
+
+
+def test_a_run_has_one_keeper(lock: ModuleType, action: ModuleType, path: Path) -> None:
+    place_program(lock, path)
+    with started("sleep", "60") as process:
+        run = holder_of(action, process.pid)
+        keep(action, run, path, every=60)
+        wait(lambda: is_kept(action, run))
+        # another one would renew it soon
+        keep(action, run, path, every=0.1)
+        grow_old(path, 500)
+        time.sleep(1)
+        assert not is_fresh(path)
+
+
+@pytest.mark.parametrize("other", ["theirs", ""])
+def test_a_keeper_leaves_alone_what_is_not_the_runs_any_more(
+    lock: ModuleType, action: ModuleType, path: Path, other: str
+) -> None:
+    place_program(lock, path)
+    lock.release(path, wish("mine"))
+    if other:
+        lock.take(path, wish(other), "", 600, HOLD.read_text())
+    before = path.read_text() if other else None
+    with started("sleep", "60") as process:
+        keep(action, holder_of(action, process.pid), path, every=0.05)
+        time.sleep(1)
+        assert (path.read_text() if path.exists() else None) == before
+        # it is the run's again, as of two playbooks in one
+        if not other:
+            place_program(lock, path)
+            grow_old(path, 500)
+            wait(lambda: is_fresh(path))
+
+
+def test_a_keeper_whose_host_hangs_ends_with_the_run_too(action: ModuleType, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+
+    def hang() -> None:
+        subprocess.run(["sh", "-c", f"echo $$ > {asked}; exec sleep 60"], check=False)
+        # one that is broken is not left behind either
+        os._exit(1)
+
+    with started("sleep", "60") as process:
+        run = holder_of(action, process.pid)
+        action.keep(run, 0, hang)
+        wait(lambda: asked.exists() and asked.read_text().endswith("\n"))
+        process.kill()
+        wait(lambda: not is_kept(action, run))
+    wait(lambda: is_gone(int(asked.read_text())), 20)
 
 
 def wait(until: Callable[[], bool], seconds: float = 60) -> None:
@@ -338,14 +436,17 @@ def run(playbook: Callable[..., list[str]]) -> Callable[..., tuple[int, str]]:
 # three runs of Ansible, beside whatever else this machine does
 @pytest.mark.timeout(400)
 def test_a_run_has_it_from_its_beginning_to_its_end(
-    tmp_path: Path, playbook: Callable[..., list[str]], run: Callable[..., tuple[int, str]]
+    tmp_path: Path, action: ModuleType, playbook: Callable[..., list[str]], run: Callable[..., tuple[int, str]]
 ) -> None:
     path = tmp_path / "lock"
-    with started(*playbook()) as first:
+    with started(*playbook("-e", "__dask_lock_every=0.2")) as first:
         # by a line a host
         wait(lambda: (tmp_path / "touched").exists() and (tmp_path / "touched").stat().st_size == 2)
         held = json.loads(path.read_text())
         assert (held["pid"], held["verb"]) == (first.pid, "drain")
+        # though the step goes on
+        grow_old(path, 500)
+        wait(lambda: is_fresh(path))
 
         (tmp_path / "touched").unlink()
         status, said = run("--limit", "w1")
@@ -357,7 +458,8 @@ def test_a_run_has_it_from_its_beginning_to_its_end(
         assert not (tmp_path / "touched").exists()
 
         first.kill()
-    assert json.loads(path.read_text()) == held
+        wait(lambda: not is_kept(action, held))
+    assert json.loads(path.read_text())["token"] == held["token"]
 
     (tmp_path / "go").touch()
     status, said = run("--limit", "w1")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pwd
+import shlex
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +26,8 @@ IGNORE = "-e hostnet_ignore_lock=true"
 STATE, START = 0, 19
 # a holder that is gone may be followed by others that are, but not often
 TURNS = 3
+# after the run has ended its keeper lives on for this long at most
+WATCH_SECONDS = 1
 
 
 def stat(pid: int) -> list[str]:
@@ -63,10 +72,8 @@ def identity() -> dict[str, Any]:
     return {"user": user(), **machine, "pid": pid, "start": fields[START], "token": token}
 
 
-def is_gone(holder: dict[str, Any]) -> bool:
-    """Whether a holder was a process of this machine and is none any more; another machine's is never known to be."""
-    if {name: holder.get(name) for name in ("control", "boot")} != this_machine():
-        return False
+def has_ended(holder: dict[str, Any]) -> bool:
+    """Whether a holder of this machine, whatever name that has now, is no process any more."""
     try:
         os.kill(int(holder["pid"]), 0)
     except ProcessLookupError:
@@ -78,9 +85,55 @@ def is_gone(holder: dict[str, Any]) -> bool:
     return bool(fields) and (fields[STATE] in "ZX" or fields[START] != holder["start"])
 
 
+def is_gone(holder: dict[str, Any]) -> bool:
+    """Whether a holder was a process of this machine and is none any more; another machine's is never known to be."""
+    return {name: holder.get(name) for name in ("control", "boot")} == this_machine() and has_ended(holder)
+
+
 def words(path: str, token: str) -> list[str]:
     """Return what stands before a command by which the lock is renewed while it runs."""
     return ["/bin/sh", "-c", HELD, f"{path}.py", path, token, "--"]
+
+
+def kept_by(run: dict[str, Any]) -> str:
+    """Return the name of the socket by which a run has one keeper; it goes with its process."""
+    return f"\0dask-hostnet lock {run['boot']} {run['pid']} {run['start']}"
+
+
+def end_with(run: dict[str, Any]) -> None:
+    """End this process, and what it started, when the run has ended."""
+    try:
+        while not has_ended(run):
+            time.sleep(WATCH_SECONDS)
+    finally:
+        os.killpg(0, signal.SIGKILL)
+
+
+def keep(run: dict[str, Any], every: float, renew: Callable[[], object]) -> None:
+    """Leave a keeper, which renews the lock from time to time until the run ends; one that is there goes on.
+
+    No step of a run is too long then. It is a fork of the task, which alone has the connection and its passwords.
+    Nobody waits for it, whatever the host does.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as alone:
+        try:
+            alone.bind(kept_by(run))
+        except OSError:
+            return
+        if os.fork():
+            return
+        try:
+            # no signal to the task's group is meant for it
+            os.setsid()
+            threading.Thread(target=end_with, args=(run,)).start()
+            while True:
+                time.sleep(every)
+                # whatever is in the way, it may not be the next time
+                with contextlib.suppress(Exception):
+                    renew()
+        finally:
+            # the rest is the task's to do
+            os._exit(0)
 
 
 def who(holder: dict[str, Any]) -> str:
@@ -90,7 +143,10 @@ def who(holder: dict[str, Any]) -> str:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
-    """Takes `path`, `state` (taken, renewed, released), `verb`, and `required`: whether a silent host refuses."""
+    """Takes `path`, `state` (taken, renewed, released), `verb`, and `required`: whether a silent host refuses.
+
+    While the run lives, the lock that it has is renewed `every` so many seconds.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return `hold`, the words before a command on that host by which the lock is renewed while it runs."""
@@ -121,7 +177,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
                 "holder": holder,
                 "msg": f"{refusal} if you know that it is gone",
             }
-        return result | {"changed": False, "hold": words(wanted["path"], wish["token"]), "holder": holder}
+        hold = words(wanted["path"], wish["token"])
+        if wanted["state"] != "released":
+            renew = shlex.join([*hold, "true"])
+            keep(wish, float(wanted["every"]), lambda: self._low_level_execute_command(renew))
+        return result | {"changed": False, "hold": hold, "holder": holder}
 
     def _take(self, task_vars: dict[str, Any] | None, host: str, wish: dict[str, Any]) -> dict[str, Any]:
         """Return what there is after it was asked for."""
