@@ -234,6 +234,7 @@ def test_every_host_gets_the_image_then_nothing_is_left_to_do(cluster: Cluster) 
     status, text = cluster.run("--check")
     assert status == 0, text
     assert f"worker2: dask-worker-0 would be replaced: {A} -> {B}" in text
+    assert "would wait" not in text
     assert changes(text) == {"0"}
     assert cluster.running() == [A, A, A]
 
@@ -379,6 +380,28 @@ def test_work_in_flight_is_waited_for_and_kept_or_given_up(cluster: Cluster) -> 
     assert status == 0, text
     assert f"scheduler1: {said} after 0 s: LOST, as it was asked for" in text
     assert cluster.running() == [B, B, B]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "would"),
+    [
+        ([], "600 s at most, and then fail"),
+        pytest.param(
+            ["-e", "hostnet_upgrade_wait=0", "-e", "hostnet_upgrade_busy=force"],
+            "0 s at most, and then lose what is left",
+            marks=pytest.mark.thorough,
+        ),
+    ],
+)
+def test_a_rehearsal_says_what_is_in_flight_and_what_would_be_done(
+    cluster: Cluster, arguments: list[str], would: str
+) -> None:
+    cluster.flight({"tasks": 12, "processing": 3, "bytes": 4096, "clients": 1})
+    status, text = cluster.run("--check", *arguments)
+    assert status == 0, text
+    said = "the cluster has 12 tasks or stored keys (4096 bytes), of which 3 processing, and 1 clients"
+    assert text.splitlines().count(f"scheduler1: {said}; would wait {would}") == 1, text
+    assert (changes(text), cluster.running(), cluster.note()) == ({"0"}, [A, A, A], {})
 
 
 @pytest.mark.thorough

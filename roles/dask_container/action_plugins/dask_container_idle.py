@@ -39,8 +39,8 @@ def told(answer: dict[str, Any], silent: bool = False) -> tuple[bool, str]:
 class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
     """Waits by `question` (in_flight.py), run after the words of `hold`.
 
-    Takes `wait` (seconds; 0 asks once), `force` (lose the rest), `silent` (what does not answer has nothing) and
-    `remedy` (a text) too.
+    Takes `wait` (seconds; 0 asks once), `force` (lose the rest), `silent` (what does not answer has nothing),
+    `rehearsal` (ask once, and say what would be done) and `remedy` (a text) too.
     """
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
@@ -53,6 +53,10 @@ class ActionModule(ActionBase):  # type: ignore[misc] # ansible has no types
             idle, words = told(self._ask(task_vars), bool(self._task.args["silent"]))
             left = end - time.monotonic()
             if idle:
+                return result | {"changed": False, "lost": ""}
+            if self._task.args["rehearsal"]:
+                then = "lose what is left" if force else "fail"
+                Display().display(f"{host}: the cluster has {words}; would wait {wait:.0f} s at most, and then {then}")
                 return result | {"changed": False, "lost": ""}
             if left <= 0:
                 break
