@@ -123,6 +123,9 @@ log(f"{wish['step']} {names} leaving {','.join(sorted(wish['leaving']))}")
 if wish["step"] != "undo" and set(wish["workers"]) & set(read("full", [])):
     print(f"{names}: 2 keys (99 bytes) are nowhere else, and the others have room for 1 bytes", file=sys.stderr)
     sys.exit(4)
+if set(wish["workers"]) & set(read("fails", {}).get(wish["step"], [])):
+    print(f"{names}: the scheduler did not answer within 20 s", file=sys.stderr)
+    sys.exit(1)
 print(f"{names}: {wish['step']} done")
 """
 )
@@ -433,6 +436,29 @@ def test_a_worker_that_does_not_come_back_stays_drained(
     say(unhealthy=[])
     assert play("--limit", "worker1", playbook="undrain.yml").status == 0
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "remedy"),
+    [
+        (
+            {"full": ["worker1-0"]},
+            "Add a worker or wait until the results are gone, or lose them with -e dask_cluster_allow_interrupt=true",
+        ),
+        (
+            {"fails": {"look": ["worker1-0"]}},
+            "See docker logs dask-scheduler on scheduler1, and run again when the scheduler answers",
+        ),
+    ],
+)
+def test_only_a_drain_that_nobody_can_take_is_told_to_lose_it(
+    play: Callable[..., Run], say: Callable[..., None], state: dict[str, Any], remedy: str
+) -> None:
+    say(worker1=OLD, **state)
+    run = play("--limit", "worker1", playbook="drain.yml")
+    assert run.status != 0
+    assert f". Nothing was changed. {remedy}" in run.text, run.text
+    assert run.log == ["look worker1-0 leaving worker1-0"]
 
 
 def test_workers_of_an_engine_that_does_not_say_are_not_taken_for_stopped(

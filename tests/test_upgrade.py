@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from getpass import getuser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -417,6 +418,16 @@ def test_what_cannot_be_meant_is_refused(cluster: Cluster, arguments: list[str],
     status, text = cluster.run(*arguments)
     assert status == 2, text
     assert says in " ".join(text.split())
+    assert cluster.running() == [A, A, A]
+
+
+def test_a_reference_that_a_rollback_could_not_write_is_refused(cluster: Cluster) -> None:
+    # whoever runs the tests may be root, who may write everything
+    cluster._put("bin/test", "#!/bin/sh\nexit 1\n").chmod(0o755)
+    status, text = cluster.run()
+    assert status == 2, text
+    file = cluster.folder / "inventory/group_vars/all/image.yml"
+    assert f"{file}: {getuser()} may not write it or its folder" in " ".join(text.split())
     assert cluster.running() == [A, A, A]
 
 
