@@ -110,6 +110,8 @@ if words[0] == "run":
     log("verify " + names + " optional " + ",".join(sorted(set(words[words.index("--optional") + 1].split(",")))))
     print("hello-world  FAILED  a pretended fault" if names in read("wrong", []) else "hello-world  ok")
     sys.exit(names in read("wrong", []))
+if words[0] in ("update", "start", "stop"):
+    sys.exit(0)
 sys.stdin.read()
 if words[-1] == "-":
     log("asked")
@@ -123,9 +125,9 @@ log(f"{wish['step']} {names} leaving {','.join(sorted(wish['leaving']))}")
 if wish["step"] != "undo" and set(wish["workers"]) & set(read("full", [])):
     print(f"{names}: 2 keys (99 bytes) are nowhere else, and the others have room for 1 bytes", file=sys.stderr)
     sys.exit(4)
-if set(wish["workers"]) & set(read("fails", {}).get(wish["step"], [])):
-    print(f"{names}: the scheduler did not answer within 20 s", file=sys.stderr)
-    sys.exit(1)
+if status := read("fails", {}).get(wish["step"], {}).get(names):
+    print(f"{names}: {wish['step']} failed", file=sys.stderr)
+    sys.exit(status)
 print(f"{names}: {wish['step']} done")
 """
 )
@@ -147,6 +149,19 @@ VERB = """
     - include_role: {name: dask_worker, tasks_from: %s.yml}
       vars: {dask_container_scheduler: scheduler1, dask_worker_leaving: [worker1-0]}
 """
+# of patch.yml, whose playbook is the real one: there is something to do, which fails where it is to
+PATCH = {
+    "look": """
+- debug: {msg: "{{ inventory_hostname }}: something to upgrade"}
+  changed_when: true
+  register: __dask_patch_look
+""",
+    "main": """
+- fail: {msg: no room}
+  when: (lookup('env', 'PRETEND') ~ '/no-room-' ~ inventory_hostname ~ '.json') is file
+""",
+    "reboot": "[]",
+}
 # as site.yml has it
 DIGEST = """
 - hosts: dask_scheduler:dask_workers
@@ -182,6 +197,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (made / "roles").rglob("tasks/*.yml"):
         path.write_text(re.sub(r"(?m)^\s+(owner|group): .*\n", "", path.read_text(encoding="utf-8")), encoding="utf-8")
     (made / "roles/dask_worker/library/dask_worker_look.py").write_text(MODULE + LOOK, encoding="utf-8")
+    for name, text in PATCH.items():
+        (made / f"roles/dask_patch/tasks/{name}.yml").write_text(text, encoding="utf-8")
     modules = made / "collections/ansible_collections/community/docker/plugins/modules"
     modules.mkdir(parents=True)
     for name, code in MODULES.items():
@@ -223,6 +240,7 @@ def play(checkout: Path, tmp_path: Path) -> Callable[..., Run]:
                 | {"ansible_connection": gone, "ansible_host": "127.0.0.1", "ansible_port": 1}
             }
         },
+        "dask_registry": {"children": {"dask_scheduler": {}}},
         "dask_workers": {"hosts": hosts},
     }
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": everything}, **groups}), encoding="utf-8")
@@ -374,6 +392,15 @@ def test_a_batch_that_is_not_verified_ends_the_run(play: Callable[..., Run], say
 
 
 @pytest.mark.thorough
+def test_each_host_of_a_batch_that_is_not_verified_says_so(play: Callable[..., Run], say: Callable[..., None]) -> None:
+    say(**AT_WORK, wrong=["worker1-0,worker2-0"])
+    run = play("--limit", "worker1,worker2", "-e", "hostnet_batch=2")
+    assert run.status != 0
+    assert "hello-world FAILED a pretended fault No host was left to do" in run.text
+    assert "worker2: another host of the batch failed. No host was left to do" in run.text
+
+
+@pytest.mark.thorough
 def test_a_rehearsal_asks_whether_it_could_be_done_and_announces_it_once(
     play: Callable[..., Run], say: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -438,6 +465,53 @@ def test_a_worker_that_does_not_come_back_stays_drained(
     assert not mark.exists()
 
 
+BACK = "The workers were put back into service. Its workers are in service, and"
+MARKED = "stays drained, and no further host was begun. Run patch.yml again to go on, or bring them back"
+
+
+# what is said of the first host and of the other, to which Ansible does not say why, and how many were put back
+@pytest.mark.parametrize(
+    ("state", "says", "undone"),
+    [
+        ({"fails": {"drain": {"worker1-0": 1}}}, (f"worker1-0: drain failed. {BACK}", BACK), 2),
+        (
+            {"fails": {"drain": {"worker1-0": 5}}},
+            ("worker1-0: drain failed. This run has left them to it. None of them is marked as drained", BACK),
+            1,
+        ),
+        pytest.param(
+            {"fails": {"drain": {"worker1-0": 1}, "undo": {"worker2-0": 1}}},
+            (BACK, "The workers are not all back in service: worker2-0: undo failed. Run undrain.yml. None of them is"),
+            2,
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            {"fails": {"look": {"worker1-0": 1}}},
+            ("when the scheduler answers. Its workers are in service", "Its workers are in service"),
+            0,
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            {"no-room-worker1": True},
+            (f"no room. worker1-0 {MARKED}", f"worker2-0 {MARKED}"),
+            0,
+            marks=pytest.mark.thorough,
+        ),
+    ],
+    ids=["drain", "taken over", "undo", "refused", "packages"],
+)
+def test_a_patch_says_what_became_of_both_hosts_of_a_batch_of_which_one_failed(
+    play: Callable[..., Run], say: Callable[..., None], state: dict[str, Any], says: tuple[str, str], undone: int
+) -> None:
+    say(worker1=OLD, worker2=OLD, **state)
+    arguments = ("--limit", "worker1,worker2", "-e", "hostnet_batch=2")
+    run = play(*arguments, playbook="playbooks/patch.yml", hostnet_ignore_lock=True)
+    assert run.status != 0
+    assert re.search(rf"worker1: [^:]+: .*{re.escape(says[0])}", run.text), run.text
+    assert f"worker2: another host of the batch failed. {says[1]}" in run.text, run.text
+    assert sum(line.startswith("undo") for line in run.log) == undone
+
+
 @pytest.mark.parametrize(
     ("state", "remedy"),
     [
@@ -446,7 +520,7 @@ def test_a_worker_that_does_not_come_back_stays_drained(
             "Add a worker or wait until the results are gone, or lose them with -e dask_cluster_allow_interrupt=true",
         ),
         (
-            {"fails": {"look": ["worker1-0"]}},
+            {"fails": {"look": {"worker1-0": 1}}},
             "See docker logs dask-scheduler on scheduler1, and run again when the scheduler answers",
         ),
     ],
