@@ -353,6 +353,35 @@ def test_hosts_of_a_batch_hand_over_one_after_another_and_one_that_cannot_holds_
     assert "Not begun, and as they were: worker3" in run.text
 
 
+UNHEEDED = "is set in the inventory, where it is not heeded: take it out, and give it by -e"
+
+
+@pytest.mark.parametrize(
+    ("given", "inventory", "says"),
+    [
+        ({}, {}, ""),
+        ({"hostnet_batch": [1, "67%"], "hostnet_max_fail": 50}, {}, ""),
+        ({"hostnet_batch": "2"}, {"hostnet_batch": 3}, ""),
+        ({"hostnet_batch": 0}, {}, "hostnet_batch is 0; it must be a number of hosts, or a percentage of them"),
+        ({"hostnet_batch": 2, "hostnet_max_fail": "50%"}, {}, "hostnet_max_fail is 50%; it must be"),
+        ({"hostnet_max_fail": 100}, {}, "hostnet_max_fail is 100, and hostnet_batch 1 is one host at a time"),
+        # of three hosts
+        ({"hostnet_batch": "66%", "hostnet_max_fail": 50}, {}, "hostnet_batch 66% is one host at a time"),
+        ({}, {"hostnet_batch": 2}, f"hostnet_batch {UNHEEDED}"),
+        ({"hostnet_batch": 2}, {"hostnet_max_fail": 50}, f"hostnet_max_fail {UNHEEDED}"),
+    ],
+)
+def test_batches_that_would_not_be_heeded_are_refused(
+    play: Callable[..., Run], tmp_path: Path, given: dict[str, Any], inventory: dict[str, Any], says: str
+) -> None:
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/dask_workers.yml").write_text(json.dumps(inventory), encoding="utf-8")
+    run = play(playbook="playbooks/batch.yml", **given)
+    assert (run.status != 0) == bool(says), run.text
+    assert says in run.text
+    assert (UNHEEDED in run.text) == (UNHEEDED in says), run.text
+
+
 @pytest.mark.thorough
 def test_a_replacement_that_fails_puts_them_back_into_service_and_ends_the_run(
     play: Callable[..., Run], say: Callable[..., None]
