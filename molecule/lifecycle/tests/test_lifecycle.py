@@ -19,7 +19,7 @@ DRAIN, UNDRAIN, PATCH, STATUS, VERIFY = (
 ONE, TWO = ("--limit", "worker1"), ("--limit", "worker2")
 MARK = "/etc/dask-hostnet/drained/worker1-0"
 FIRST, MORE = ["worker1-0", "worker2-0"], ["worker1-0", "worker2-0", "worker2-1", "worker2-2"]
-HANDED = r"{}: handed over in \S+ s: (\d+) keys moved \((\d+) bytes\), (\d+) tasks waited for, 0 tasks re-run"
+HANDED = r"{}: handed over in \S+ s: (\d+) keys moved \((\d+) bytes\), \d+ tasks waited for, 0 tasks re-run"
 NAMES = """
 print(json.dumps(sorted(w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values())))
 """
@@ -225,11 +225,10 @@ def test_a_patch_is_rehearsed_and_done_with_the_reboot_that_it_needs(node, play,
         run = play(playbook=PATCH)
         assert run.status == 0, run.text
         run.says("worker1: upgraded test-patch 2", "worker2: 0 packages to upgrade; no reboot is due")
-        keys, size, waited = map(int, re.search(HANDED.format("worker1-0"), run.text).groups())
-        # what was scattered, what was computed, and what ran meanwhile
+        keys, size = map(int, re.search(HANDED.format("worker1-0"), run.text).groups())
+        # what was scattered and what was computed; whether anything ran at that moment is the load's luck
         assert keys > 5
         assert size > 10_000_000
-        assert waited >= 1
         assert booted(host) not in ("", before[0])
         # where there is nothing to do nobody is drained
         assert booted(other) == before[1]
