@@ -271,9 +271,12 @@ def test_what_ends_it_ends_the_command(path: Path, sent: signal.Signals) -> None
     assert process.returncode == -sent
 
 
-def keep(action: ModuleType, run: dict[str, Any], path: Path, every: float, silent: int = 0) -> None:
-    """Renew it as the action does, by the words that it has; the first times the host does not answer."""
-    left, end = [silent], time.monotonic() + 100
+def keep(action: ModuleType, run: dict[str, Any], path: Path, every: float, silent: int = 0) -> Path:
+    """Renew it as the action does, by the words that it has; the first times the host does not answer.
+
+    Returns a file, made by the first renewal, which every one makes a byte longer.
+    """
+    left, end, renewals = [silent], time.monotonic() + 100, path.with_name(f"renewals-{time.monotonic_ns()}")
 
     def renew() -> None:
         # one that is broken is not left behind either
@@ -283,8 +286,15 @@ def keep(action: ModuleType, run: dict[str, Any], path: Path, every: float, sile
             left[0] -= 1
             raise action.AnsibleConnectionFailure("no route to host")
         subprocess.run([*action.words(str(path), "mine"), "true"], check=True, stderr=subprocess.DEVNULL)
+        with renewals.open("a") as file:
+            file.write(".")
 
     action.keep(run, every, renew)
+    return renewals
+
+
+def is_renewed(renewals: Path, times: int) -> bool:
+    return renewals.exists() and renewals.stat().st_size >= times
 
 
 def is_kept(action: ModuleType, run: dict[str, Any]) -> bool:
@@ -313,22 +323,18 @@ def test_a_keeper_renews_it_until_the_run_ends(lock: ModuleType, action: ModuleT
         process.kill()
         # also while nobody has waited for it
         wait(lambda: not is_kept(action, run))
-    grow_old(path, 500)
-    time.sleep(0.5)
-    assert not is_fresh(path)
 
 
 def test_a_run_has_one_keeper(lock: ModuleType, action: ModuleType, path: Path) -> None:
     place_program(lock, path)
     with started("sleep", "60") as process:
         run = holder_of(action, process.pid)
-        keep(action, run, path, every=60)
-        wait(lambda: is_kept(action, run))
-        # another one would renew it soon
-        keep(action, run, path, every=0.1)
-        grow_old(path, 500)
-        time.sleep(1)
-        assert not is_fresh(path)
+        one = keep(action, run, path, every=0.2)
+        wait(lambda: is_renewed(one, 1))
+        # another one would be the first to renew it
+        another = keep(action, run, path, every=0)
+        wait(lambda: is_renewed(one, 5))
+        assert not another.exists()
 
 
 @pytest.mark.parametrize("other", ["theirs", ""])
@@ -341,8 +347,8 @@ def test_a_keeper_leaves_alone_what_is_not_the_runs_any_more(
         lock.take(path, wish(other), "", 600, HOLD.read_text())
     before = path.read_text() if other else None
     with started("sleep", "60") as process:
-        keep(action, holder_of(action, process.pid), path, every=0.05)
-        time.sleep(1)
+        renewals = keep(action, holder_of(action, process.pid), path, every=0.05)
+        wait(lambda: is_renewed(renewals, 3))
         assert (path.read_text() if path.exists() else None) == before
         # it is the run's again, as of two playbooks in one
         if not other:
