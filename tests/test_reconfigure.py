@@ -58,7 +58,9 @@ module = take(containers="bool", containers_all="bool", verbose_output="bool", c
 kind = module.params["containers_filters"]["label"][0].rpartition("=")[2]
 mine = [name for name in KNOWN if name.startswith(kind)]
 states = {name: "running" if KNOWN[name]["running"] else "exited" for name in mine}
-module.exit_json(changed=False, containers=[{"Names": ["/" + name], "State": states[name]} for name in mine])
+command = "dask worker " + read("at", {}).get(HOST, "tls://192.0.2.1:8786") + " --name x"
+found = [{"Names": ["/" + name], "State": states[name], "Command": command} for name in mine]
+module.exit_json(changed=False, containers=found)
 """,
     "docker_image_info": """
 take(name="str").exit_json(changed=False, images=[{"Id": "1"}])
@@ -117,8 +119,11 @@ if words[-1] == "-":
     log("asked")
     if (STATE / "log").read_text().count("asked") == read("leaves", 0):
         (STATE / "gone").touch()
-    print(json.dumps(read("flight", {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0})))
+    print(json.dumps(read("flight", {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0, "scheduler": "one"})))
     sys.exit(0)
+if words[-1].startswith("tls://"):
+    print(json.dumps(read("other", None)))
+    sys.exit(read("other", None) is None)
 wish = json.loads(words[-1])
 names = ",".join(wish["workers"])
 log(f"{wish['step']} {names} leaving {','.join(sorted(wish['leaving']))}")
@@ -298,7 +303,7 @@ def say(tmp_path: Path) -> Callable[..., None]:
     return write
 
 
-BUSY = {"tasks": 3, "processing": 1, "bytes": 99, "clients": 1}
+BUSY = {"tasks": 3, "processing": 1, "bytes": 99, "clients": 1, "scheduler": "one"}
 OLD = {"dask-worker-0": {"wanted": "another", "running": True, "image": IMAGE}}
 AT_WORK = {"worker1": OLD, "worker2": OLD, "flight": BUSY}
 
@@ -339,6 +344,31 @@ def test_a_refused_drain_changes_nothing_and_ends_the_run(
         " have room for 1 bytes. Nothing of this host was changed. Add a worker" in run.text
     )
     assert "Not begun, and as they were: worker2" in run.text
+
+
+@pytest.mark.parametrize(
+    ("other", "refused"),
+    [
+        (BUSY | {"scheduler": "another"}, True),
+        (BUSY | {"scheduler": "another", "tasks": 0, "clients": 0}, False),
+        # the inventory's by another name
+        (BUSY, False),
+        # its host is off
+        (None, False),
+    ],
+)
+def test_a_worker_is_not_taken_from_another_scheduler_that_has_work(
+    play: Callable[..., Run], say: Callable[..., None], other: dict[str, Any] | None, refused: bool
+) -> None:
+    say(worker1=OLD, at={"worker1": "tls://192.0.2.9:8786"}, other=other)
+    run = play("--limit", "worker1")
+    assert (run.status != 0) is refused, run.text
+    assert run.log == ([] if refused else ["create worker1 dask-worker-0"])
+    said = (
+        "worker1: dask-worker-0 is a worker of tls://192.0.2.9:8786, and would be tls://192.0.2.1:8786's while the"
+        " former has 3 tasks or stored keys (99 bytes), of which 1 processing, and 1 clients."
+    )
+    assert (said in run.text) is refused
 
 
 @pytest.mark.thorough
