@@ -17,7 +17,7 @@ OTHER = {OLD: NEW, NEW: OLD}
 UNITS = "docker.socket docker docker-registry dask-hostnet-dashboard"
 CONTAINERS = "docker ps --format '{{.Names}}'"
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")
