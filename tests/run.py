@@ -29,7 +29,7 @@ LOGS = ROOT / ".hostnet" / "log"
 TAIL = 150
 RUNNING: set[subprocess.Popen[bytes]] = set()
 CHECK_DEADLINE = 1200
-SCENARIO_DEADLINE = 3000
+SCENARIO_DEADLINE = 3600
 # 220 runs that are killed
 THOROUGH_DEADLINE = 12 * 3600
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
