@@ -142,6 +142,19 @@ def client(node: Callable[[str], Host], addresses: dict[str, str]) -> Callable[[
 
 
 @pytest.fixture(scope="session")
+def names(client: Callable[[str], Any]) -> Callable[[], list[str]]:
+    """Return the names of the workers that the scheduler has."""
+    workers = "client.scheduler_info(n_workers=-1)['workers'].values()"
+    return lambda: list(client(f"print(json.dumps(sorted(worker['name'] for worker in {workers})))"))
+
+
+@pytest.fixture(scope="session")
+def there(names: Callable[[], list[str]], wait: Callable[..., None]) -> Callable[[list[str]], None]:
+    """Wait until the scheduler has exactly these workers."""
+    return lambda wanted: wait(lambda: names() == wanted, f"the workers are {wanted}", 120)
+
+
+@pytest.fixture(scope="session")
 def inspect() -> Callable[[Host, str], dict[str, Any]]:
     """Return what Docker says of a container or an image; {} when there is none of that name."""
 

@@ -25,9 +25,8 @@ def killed(
 ) -> str | None:
     """Kill a run at its task whose name begins so, or of that number; return its output, None if it ended before.
 
-    From that task's beginning on it is killed as soon as `when` says so.
-
-    What it started on a host goes on there, as it would for an operator.
+    From that task's beginning on it is killed as soon as `when` says so. What it started on a
+    host goes on there, as it would for an operator.
     """
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(inventory / "hosts.yml"), *arguments]
     with tempfile.NamedTemporaryFile("w+", encoding="utf-8") as output:

@@ -1,7 +1,6 @@
 """A verb that is killed at any of its tasks is made good by running it again.
 
-Kills that are no long matter are in test_lifecycle.py, those of an upgrade, a
-move and a reset in theirs.
+Kills that are no long matter are in test_lifecycle.py, those of an upgrade, a move and a reset in theirs.
 """
 
 import pytest
@@ -24,9 +23,6 @@ VERBS = {
 }
 # after which of them a worker is off, and what Docker says of its restarts then
 OFF = {"drain": "no", "remove": None}
-NAMES = """
-print(json.dumps(sorted(w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values())))
-"""
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.thorough]
 
@@ -50,7 +46,7 @@ def lengths(play):
 
 
 @pytest.fixture
-def made_good(node, play, client, wait, inspect):
+def made_good(node, play, names, wait, inspect):
     """Kill a playbook at a moment, run it again, and see that all is as it should be."""
 
     def of(moment, length, name, *arguments):
@@ -62,7 +58,7 @@ def made_good(node, play, client, wait, inspect):
         assert run.status == 0, run.text
         host = "worker2" if TWO[1] in arguments else "worker1"
         there = [worker for worker in ("worker1-0", "worker2-0") if name not in OFF or not worker.startswith(host)]
-        wait(lambda: client(NAMES) == there, "those are there that should be", 120)
+        wait(lambda: names() == there, "those are there that should be", 120)
         found = inspect(node(host), "dask-worker-0")
         policy = found["HostConfig"]["RestartPolicy"]["Name"] if found else None
         assert policy == OFF.get(name, "unless-stopped")

@@ -20,9 +20,6 @@ ONE, TWO = ("--limit", "worker1"), ("--limit", "worker2")
 MARK = "/etc/dask-hostnet/drained/worker1-0"
 FIRST, MORE = ["worker1-0", "worker2-0"], ["worker1-0", "worker2-0", "worker2-1", "worker2-2"]
 HANDED = r"{}: handed over in \S+ s: (\d+) keys moved \((\d+) bytes\), \d+ tasks waited for, 0 tasks re-run"
-NAMES = """
-print(json.dumps(sorted(w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values())))
-"""
 RETIRED = """
 print(json.dumps(client.run_on_scheduler(lambda dask_scheduler: [
     worker.name for worker in dask_scheduler.workers.values() if worker.status.name == "closing_gracefully"])))
@@ -72,12 +69,6 @@ def container(node, inspect):
     return ask
 
 
-@pytest.fixture
-def there(client, wait):
-    """Wait until the scheduler has exactly these workers."""
-    return lambda names: wait(lambda: client(NAMES) == names, f"the workers are {names}", 120)
-
-
 def booted(host):
     """Return when the host's systemd began; nothing while it does not answer."""
     with suppress(RuntimeError, AssertionError, ValueError):
@@ -93,7 +84,7 @@ def reboot(host, wait):
     wait(lambda: booted(host) not in ("", before), "the host is up again", 240)
 
 
-def test_a_drain_that_was_killed_goes_on_when_it_is_run_again(node, play, client, edit, load, container):
+def test_a_drain_that_was_killed_goes_on_when_it_is_run_again(node, play, client, names, edit, load, container):
     # while what it has is moved, and while it is marked
     assert killed(DRAIN, *ONE, at="dask_worker : Drain | Ensure others", when=lambda: client(RETIRED) == ["worker1-0"])
     play(playbook=STATUS).says("take no tasks: worker1-0: a drain is under way or was cut off")
@@ -103,17 +94,17 @@ def test_a_drain_that_was_killed_goes_on_when_it_is_run_again(node, play, client
     # the first had moved what there was
     assert re.search(HANDED.format("worker1-0"), run.text), run.text
     assert container()[:2] == ("exited", "no")
-    assert client(NAMES) == ["worker2-0"]
+    assert names() == ["worker2-0"]
     assert re.fullmatch(r"who: \S+@\S+\nwhen: \S+Z\nwhy: a test", node("worker1").file(MARK).content_string.strip())
 
 
-def test_the_last_worker_is_refused_by_its_bytes(play, client, load):
+def test_the_last_worker_is_refused_by_its_bytes(play, names, load):
     run = play(*TWO, playbook=DRAIN)
     assert run.status != 0
     assert re.search(r"worker2-0: \d+ keys \(\d+ bytes\) are nowhere else, \d+ tasks are there, and no other", run.text)
     run.says("Nothing was changed. Add a worker or wait until the results are gone")
     assert set(run.changed.values()) == {0}
-    assert client(NAMES) == ["worker2-0"]
+    assert names() == ["worker2-0"]
 
 
 def test_it_stays_off_whatever_comes(node, play, converge, wait, load, container):
@@ -139,21 +130,23 @@ def test_undrain_brings_it_back(node, play, load, container, there):
     there(FIRST)
 
 
-def test_a_stop_of_the_engine_leaves_workers_alone_or_has_them_hand_over(node, client, wait, load, container, there):
+def test_a_stop_of_the_engine_leaves_workers_alone_or_has_them_hand_over(
+    node, client, names, wait, load, container, there
+):
     host = node("worker1")
     before = container()
     # with live-restore
     host.check_output("systemctl stop docker.socket docker && systemctl start docker")
     wait(lambda: host.run("docker info").rc == 0, "the engine answers")
     assert container() == before
-    assert client(NAMES) == FIRST
+    assert names() == FIRST
     assert client(STORE) == "stored"
     host.check_output("cp --archive /etc/docker/daemon.json /root/daemon.json")
     host.check_output("sed --in-place '/live-restore/s/true/false/' /etc/docker/daemon.json && systemctl reload docker")
     try:
         wait(lambda: host.check_output("docker info --format '{{.LiveRestoreEnabled}}'") == "false", "it is off")
         host.check_output("systemctl stop docker.socket docker")
-        assert client(NAMES) == ["worker2-0"]
+        assert names() == ["worker2-0"]
         assert client(FETCH) == 5_000_000
     finally:
         host.check_output("systemctl start docker")
@@ -241,7 +234,7 @@ def test_a_patch_is_rehearsed_and_done_with_the_reboot_that_it_needs(node, play,
             withdraw(each)
 
 
-def test_a_change_of_the_scheduler_is_refused_while_the_load_holds(play, client, load):
+def test_a_change_of_the_scheduler_is_refused_while_the_load_holds(play, names, load):
     ttl = {"distributed": {"scheduler": {"worker-ttl": "301s"}}}
     run = play("--limit", "scheduler1", playbook=SITE, dask_scheduler_config=ttl)
     assert run.status != 0
@@ -250,7 +243,7 @@ def test_a_change_of_the_scheduler_is_refused_while_the_load_holds(play, client,
         r" \(\d+ bytes\), of which \d+ processing, and [1-9]\d* clients",
         run.text,
     ), run.text
-    assert client(NAMES) == MORE
+    assert names() == MORE
 
 
 def test_nothing_was_lost_and_no_task_ran_twice(load):

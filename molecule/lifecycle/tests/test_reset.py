@@ -5,9 +5,9 @@ import yaml
 from conftest import ROOT
 from killing import MOMENTS, killed, task_at
 from leftovers import leftovers
+from making import SITE, made
 
-RESET, SITE, IMAGE = ROOT / "playbooks/reset.yml", ROOT / "site.yml", ROOT / "playbooks/image.yml"
-CARRIED = ROOT / ".hostnet/carried/dask.tar"
+RESET = ROOT / "playbooks/reset.yml"
 CLUSTER = "lifecycle"
 HOSTS = ("scheduler1", "worker1", "worker2")
 
@@ -43,13 +43,6 @@ def test_nothing_is_left_and_a_second_run_finds_nothing(node, play):
     run = play(playbook=RESET, hostnet_reset_confirm=CLUSTER)
     assert run.status == 0, run.text
     assert set(run.changed.values()) == {0}
-
-
-def made(play):
-    carried = {"dask_image_load_from": str(CARRIED)} if CARRIED.exists() else {}
-    for playbook, variables in ((IMAGE, carried), (SITE, {})):
-        run = play(playbook=playbook, **variables)
-        assert run.status == 0, run.text
 
 
 def test_it_can_be_made_again(play):

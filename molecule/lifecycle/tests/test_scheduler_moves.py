@@ -8,10 +8,9 @@ import yaml
 from conftest import INVENTORY, ROOT
 from killing import MOMENTS, killed, task_at
 from leftovers import leftovers
+from making import CARRIED, IMAGE, SITE, made
 
-CARRIED = ROOT / ".hostnet" / "carried" / "dask.tar"
-IMAGE, REMOVE, RESET = (ROOT / "playbooks" / f"{verb}.yml" for verb in ("image", "remove", "reset"))
-SITE = ROOT / "site.yml"
+REMOVE, RESET = ROOT / "playbooks" / "remove.yml", ROOT / "playbooks" / "reset.yml"
 OLD, NEW = "scheduler1", "worker1"
 OTHER = {OLD: NEW, NEW: OLD}
 UNITS = "docker.socket docker docker-registry dask-hostnet-dashboard"
@@ -21,13 +20,7 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture(scope="module")
-def carried():
-    """What stands in for the old registry; without it the image is built again."""
-    return {"dask_image_load_from": str(CARRIED)} if CARRIED.exists() else {}
-
-
-@pytest.fixture(scope="module")
-def edited(tmp_path_factory, addresses, play, carried):
+def edited(tmp_path_factory, addresses, play):
     """Edit an inventory as the operator does: the old host is gone from it, or is back to be taken down.
 
     At the end the cluster is where it was.
@@ -53,9 +46,7 @@ def edited(tmp_path_factory, addresses, play, carried):
     yield write
     for inventory in (folder, INVENTORY):
         assert play(playbook=RESET, inventory=inventory, hostnet_reset_confirm="lifecycle").status == 0
-    for playbook, variables in ((IMAGE, carried), (SITE, {})):
-        run = play(playbook=playbook, **variables)
-        assert run.status == 0, run.text
+    made(play)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +62,10 @@ def off(node, edited):
 
 
 @pytest.fixture(scope="module")
-def runs(play, edited, off, carried):
+def runs(play, edited, off):
     """Of a move that nobody kills: the runs of image.yml and of site.yml."""
     off(OLD)
-    inventory = edited(NEW)
-    done = []
-    for playbook, variables in ((IMAGE, carried), (SITE, {})):
-        done.append(play(playbook=playbook, inventory=inventory, **variables))
-        assert done[-1].status == 0, done[-1].text
-    return done
+    return made(play, edited(NEW))
 
 
 @pytest.fixture
@@ -144,9 +130,7 @@ def test_an_old_host_that_is_up_gives_its_image_and_is_asked_before_it_loses_its
 
 
 @pytest.mark.parametrize("moment", range(MOMENTS))
-def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(
-    node, play, edited, off, runs, take_down, carried, moment
-):
+def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(node, play, edited, off, runs, take_down, moment):
     """To the other host each time."""
     (old,) = (name for name in OTHER if "dask-scheduler" in node(name).run(CONTAINERS).stdout.split())
     new = OTHER[old]
@@ -154,7 +138,7 @@ def test_what_was_killed_at_any_moment_is_made_good_by_the_next_run(
     take_down(new)
     off(old)
     inventory = edited(new)
-    for playbook, variables, whole in ((IMAGE, carried, runs[0]), (SITE, {}, runs[1])):
+    for playbook, variables, whole in ((IMAGE, CARRIED, runs[0]), (SITE, {}, runs[1])):
         at = task_at(moment, whole.text.count("TASK ["))
         killed(playbook, "-e", json.dumps(variables), at=at, inventory=inventory)
         run = play(playbook=playbook, inventory=inventory, **variables)

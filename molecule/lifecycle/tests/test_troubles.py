@@ -11,9 +11,6 @@ SITE = ROOT / "site.yml"
 DRAIN, UNDRAIN, PATCH, REMOVE = (ROOT / "playbooks" / f"{verb}.yml" for verb in ("drain", "undrain", "patch", "remove"))
 ONE, TWO = ("--limit", "worker1"), ("--limit", "worker2")
 BOTH = ["worker1-0", "worker2-0"]
-NAMES = """
-print(json.dumps(sorted(w["name"] for w in client.scheduler_info(n_workers=-1)["workers"].values())))
-"""
 # nobody waits for its result
 LONG = """
 import time
@@ -40,12 +37,6 @@ def container(node, inspect):
         return found["State"]["Status"], found["HostConfig"]["RestartPolicy"]["Name"]
 
     return ask
-
-
-@pytest.fixture
-def there(client, wait):
-    """Wait until the scheduler has exactly these workers."""
-    return lambda names: wait(lambda: client(NAMES) == names, f"the workers are {names}", 120)
 
 
 def test_a_patch_stops_at_the_host_that_fails_and_goes_on_from_there(node, play, load, there, container):
@@ -111,7 +102,7 @@ def test_a_drain_that_takes_too_long_is_given_up_or_its_tasks_run_again_elsewher
     there(BOTH)
 
 
-def test_a_host_that_is_dead_is_removed_unasked(node, play, client, there, tmp_path):
+def test_a_host_that_is_dead_is_removed_unasked(node, play, names, there, tmp_path):
     host, inventory = node("worker2"), tmp_path / "inventory"
     shutil.copytree(INVENTORY, inventory)
     hosts = yaml.safe_load((inventory / "hosts.yml").read_text())
@@ -127,7 +118,7 @@ def test_a_host_that_is_dead_is_removed_unasked(node, play, client, there, tmp_p
         run = play(*TWO, playbook=REMOVE, inventory=inventory, dask_worker_host_is_dead=True)
         assert run.status == 0, run.text
         run.says("worker2-0: let go of", "worker2: nothing was asked of it", "hosts.yml:")
-        assert client(NAMES) == ["worker1-0"]
+        assert names() == ["worker1-0"]
     finally:
         host.check_output("docker unpause dask-worker-0")
     run = play(*TWO, playbook=SITE)
