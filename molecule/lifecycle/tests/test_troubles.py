@@ -16,6 +16,7 @@ LONG = """
 import time
 long = client.submit(time.sleep, 60, pure=False, workers=["worker1-0"], allow_other_workers=True)
 distributed.fire_and_forget(long)
+# until it runs: Dask has no wait for that
 end = time.monotonic() + 30
 while not any(client.processing().values()) and time.monotonic() < end:
     time.sleep(0.1)

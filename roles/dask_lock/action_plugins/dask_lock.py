@@ -103,6 +103,7 @@ def kept_by(run: dict[str, Any]) -> str:
 def end_with(run: dict[str, Any]) -> None:
     """End this process, and what it started, when the run has ended."""
     try:
+        # it is no child of this process, which could be waited for
         while not has_ended(run):
             time.sleep(WATCH_SECONDS)
     finally:
