@@ -100,7 +100,10 @@ running = sorted(name for name, each in KNOWN.items() if name.startswith("dask-w
 folder = Path(module.params["folder"])
 marks = {path.name: path.read_text() for path in folder.iterdir()} if folder.is_dir() else {}
 answers = HOST not in read("silent", [])
+host, scheduler = (read(what, {}).get(HOST, usual) for what, usual in (("named", HOST), ("at", "tls://192.0.2.1:8786")))
+called = {name: {"name": host + name.removeprefix("dask-worker"), "scheduler": scheduler} for name in running}
 found = {"drained": sorted(marks), "marks": marks, "running": running if answers else [], "answers": answers}
+found["called"] = called
 module.exit_json(changed=False, **found, handover=True, has_unit=True)
 """
 DOCKER = (
@@ -369,6 +372,36 @@ def test_a_worker_is_not_taken_from_another_scheduler_that_has_work(
         " former has 3 tasks or stored keys (99 bytes), of which 1 processing, and 1 clients."
     )
     assert (said in run.text) is refused
+
+
+@pytest.mark.parametrize(
+    ("said", "is_called"),
+    [
+        ({"at": {"worker1": "tls://192.0.2.9:8786"}}, "worker1-0 of tls://192.0.2.9:8786"),
+        ({"named": {"worker1": "old"}}, "old-0 of tls://192.0.2.1:8786"),
+    ],
+)
+def test_what_the_scheduler_does_not_know_by_its_name_is_not_taken_for_empty(
+    play: Callable[..., Run], say: Callable[..., None], said: dict[str, Any], is_called: str
+) -> None:
+    say(**AT_WORK, **said)
+    run = play("--limit", "worker1", playbook="drain.yml")
+    assert run.status != 0
+    assert (
+        f"worker1: dask-worker-0 is {is_called}, and in the inventory worker1-0 of tls://192.0.2.1:8786: drain with"
+        in run.text
+    )
+    assert run.log == []
+    lost = play("--limit", "worker1", playbook="drain.yml", dask_cluster_allow_interrupt=True)
+    assert lost.status == 0, lost.text
+
+
+def test_a_host_that_was_renamed_is_not_replaced(play: Callable[..., Run], say: Callable[..., None]) -> None:
+    say(**AT_WORK, named={"worker1": "old"})
+    run = play("--limit", "worker1")
+    assert run.status != 0
+    assert "worker1: dask-worker-0 is old-0: to rename a host, run remove.yml for its old name, rename it" in run.text
+    assert run.log == []
 
 
 @pytest.mark.thorough

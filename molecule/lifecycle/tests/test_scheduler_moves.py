@@ -10,7 +10,7 @@ from killing import MOMENTS, killed, task_at
 from leftovers import leftovers
 from making import CARRIED, IMAGE, SITE, made
 
-REMOVE, RESET = ROOT / "playbooks" / "remove.yml", ROOT / "playbooks" / "reset.yml"
+DRAIN, REMOVE, RESET = (ROOT / "playbooks" / f"{verb}.yml" for verb in ("drain", "remove", "reset"))
 OLD, NEW = "scheduler1", "worker1"
 OTHER = {OLD: NEW, NEW: OLD}
 UNITS = "docker.socket docker docker-registry dask-hostnet-dashboard"
@@ -114,6 +114,11 @@ def test_an_old_host_that_is_up_gives_its_image_and_is_asked_before_it_loses_its
     run.says(
         f"worker2: dask-worker-0 is a worker of tls://{addresses[NEW]}:8786, and would be tls://{addresses[OLD]}:8786's"
         " while the former has 1 tasks or stored keys"
+    )
+    drained = play("--limit", "worker2", playbook=DRAIN, inventory=moved)
+    assert drained.status != 0
+    drained.says(
+        f"worker2: dask-worker-0 is worker2-0 of tls://{addresses[NEW]}:8786, and in the inventory worker2-0 of tls://"
     )
     taken = play("--limit", NEW, playbook=REMOVE, inventory=moved)
     assert taken.status != 0

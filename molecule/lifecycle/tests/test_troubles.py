@@ -51,6 +51,11 @@ def test_a_patch_stops_at_the_host_that_fails_and_goes_on_from_there(node, play,
         assert container("worker1") == ("exited", "no")
         assert two.check_output("dpkg-query --show test-patch").split()[1] == "1"
         there(["worker2-0"])
+        # whoever drains it meanwhile has the say; here they change their mind
+        mark = "/etc/dask-hostnet/drained/worker1-0"
+        assert play(*ONE, playbook=DRAIN, dask_worker_drain_reason="its disk").status == 0
+        assert one.file(mark).content_string.strip().endswith("why: its disk")
+        one.check_output(f"sed --in-place 's/^why: .*/why: patch.yml/' {mark}")
         one.check_output("sed --in-place 's/exit 1/true/' /var/lib/dpkg/info/test-patch.postinst")
         run = play(playbook=PATCH)
         assert run.status == 0, run.text

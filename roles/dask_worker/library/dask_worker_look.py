@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import subprocess
 import urllib.parse
 from pathlib import Path
@@ -48,6 +49,9 @@ marks:
 running:
   description: Names of the containers of workers that run.
   type: list
+called:
+  description: By container, running or not, the worker's C(name) and its C(scheduler), as it was started.
+  type: dict
 answers:
   description: Whether there is an engine that says so, or none at all.
   type: bool
@@ -67,14 +71,20 @@ def marks(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8", errors="replace").strip() for path in found if path.is_file()}
 
 
-def running() -> list[str] | None:
-    """Return the names of the containers that run: of no engine none, of one that does not say `None`."""
-    wanted = urllib.parse.quote('{"label":["io.dask-hostnet.kind=dask-worker"],"status":["running","restarting"]}')
+def containers() -> dict[str, dict[str, Any]] | None:
+    """Return what the engine lists of workers, by container: of no engine nothing, of one that does not say `None`."""
+    wanted = urllib.parse.quote('{"label":["io.dask-hostnet.kind=dask-worker"]}')
     try:
-        listed = Engine().ask(f"/containers/json?filters={wanted}")
+        listed = Engine().ask(f"/containers/json?all=1&filters={wanted}")
     except (OSError, http.client.HTTPException, ValueError):
-        return None if installed() else []
-    return sorted(each["Names"][0].lstrip("/") for each in listed or [])
+        return None if installed() else {}
+    return {each["Names"][0].lstrip("/"): each for each in listed or []}
+
+
+def called(command: str) -> dict[str, str]:
+    """Return a worker's name and its scheduler's address by the command that started it."""
+    name, scheduler = re.search(r" --name (\S+)", command), re.search(r"\b(?:tls|tcp)://\S+", command)
+    return {"name": name[1] if name else "", "scheduler": scheduler[0] if scheduler else ""}
 
 
 def unit_state(unit: str) -> dict[str, str]:
@@ -99,12 +109,13 @@ def look(folder: str, workers: list[str], state: str, files: dict[str, str], uni
     """Return all of it."""
     marked = marks(Path(folder))
     drained = {"drained": workers, "running": []}.get(state, [name for name in workers if name in marked])
-    said, found = unit_state(unit), running()
+    said, found = unit_state(unit), containers()
     wanted = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
     return {
         "drained": drained,
         "marks": marked,
-        "running": found or [],
+        "running": sorted(name for name, each in (found or {}).items() if each["State"] in ("running", "restarting")),
+        "called": {name: called(each["Command"]) for name, each in (found or {}).items()},
         "answers": found is not None,
         "handover": said == wanted and all(same(path, content) for path, content in files.items()),
         "has_unit": said.get("LoadState") == "loaded",
