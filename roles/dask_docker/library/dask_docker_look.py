@@ -34,6 +34,11 @@ options:
     description: Where it is named, what the engine has that is not ours is told; ours are of this registry.
     type: str
     default: ""
+  packages:
+    description: Those of them that apt has yet to see to are told.
+    type: list
+    elements: str
+    default: []
 """
 
 DEADLINE = 20
@@ -72,6 +77,23 @@ def held() -> list[str]:
         ["dpkg", "--get-selections"], capture_output=True, text=True, timeout=DEADLINE, check=False
     ).stdout
     return [line.split()[0].partition(":")[0] for line in found.splitlines() if line.endswith("\thold")]
+
+
+def missing(packages: list[str]) -> list[str]:
+    """Return those that are not installed by that very name: of one with a version or a pattern only apt knows."""
+    found = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n", "--", *packages],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    ).stdout
+    return [name for name in packages if f"installed {name}" not in found.splitlines()]
+
+
+def interrupted() -> bool:
+    """Whether a dpkg was cut off: every later installation stops at the journal that it left."""
+    return any(Path("/var/lib/dpkg/updates").glob("[0-9]*"))
 
 
 def noted(path: str) -> dict[str, Any] | None:
@@ -150,12 +172,14 @@ def main() -> None:
             "record": {"type": "path", "required": True},
             "note": {"type": "path", "default": ""},
             "registry": {"type": "str", "default": ""},
+            "packages": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     config, error = load(module.params["config"])
     record, _ = load(module.params["record"])
     found = {"package": package(), "config": config, "error": error, "record": record, "held": held(), **running()}
+    found |= {"missing": missing(module.params["packages"]), "interrupted": interrupted()}
     if module.params["note"]:
         found["note"] = noted(module.params["note"])
         if found["note"] is None:
