@@ -44,8 +44,16 @@ def test_a_host_leaves_under_load_and_nothing_is_left_there(node, play, names, l
     assert names() == ["worker1-0"]
 
 
-def test_a_second_run_finds_nothing(play):
-    run = play(*ONE, playbook=REMOVE)
+def test_a_second_run_finds_nothing_but_the_image_when_that_is_asked_for(node, play, image):
+    asked = {"playbook": REMOVE, "hostnet_remove_image": True}
+    rehearsed = play(*ONE, "--check", **asked)
+    assert rehearsed.status == 0, rehearsed.text
+    rehearsed.says(f"worker2: would go: image {image}")
+    run = play(*ONE, **asked)
+    assert run.status == 0, run.text
+    run.says(f"worker2: gone: image {image}")
+    assert image not in node("worker2").check_output("docker images --digests --format '{{.Repository}}@{{.Digest}}'")
+    run = play(*ONE, **asked)
     assert run.status == 0, run.text
     run.says("worker2: nothing of dask-hostnet is there")
     assert run.changed == {"worker2": 0}

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Remove a host's images of our repositories, but those to be kept and those that containers have."""
+"""Remove a host's images of our repositories, but those to be kept and those that containers have; or those named."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from ansible.module_utils.dask_cluster_engine import Engine
 
 DOCUMENTATION = r"""
 module: dask_image_prune
-short_description: Removes older images of a cluster from the engine of a host
+short_description: Removes images of a cluster from the engine of a host
 options:
   keep:
     description: References that stay, as C(registry/name@sha256:...); the repositories that they are of are ours.
     type: list
     elements: str
-    required: true
+  only:
+    description: References, or ids, that go and no others; one that a container has stays.
+    type: list
+    elements: str
 """
 RETURN = r"""
 removed:
-  description: The references that were removed, or would be.
+  description: What was removed, or would be, as C(image registry/name@sha256:...).
   type: list
 """
 
@@ -68,20 +71,29 @@ def remove(engine: Any, reference: str) -> bool:
 def prune(engine: Any, keep: Sequence[str], rehearse: bool) -> list[str]:
     """Return what was removed, or would be."""
     used = {each["ImageID"] for each in engine.ask("/containers/json?all=1")}
-    found = surplus(engine.ask("/images/json"), used, keep)
-    return found if rehearse else [reference for reference in found if remove(engine, reference)]
+    return gone(engine, surplus(engine.ask("/images/json"), used, keep), rehearse)
+
+
+def gone(engine: Any, references: Sequence[str], rehearse: bool) -> list[str]:
+    """Return which of them were removed, or would be."""
+    return [reference for reference in references if rehearse or remove(engine, reference)]
 
 
 def main() -> None:
     """Prune, and say what."""
+    names = {"type": "list", "elements": "str"}
     module = AnsibleModule(
-        argument_spec={"keep": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True
+        argument_spec={"keep": names, "only": names},
+        mutually_exclusive=[("keep", "only")],
+        required_one_of=[("keep", "only")],
+        supports_check_mode=True,
     )
+    keep, only = module.params["keep"], module.params["only"]
     try:
-        removed = prune(Engine(), module.params["keep"], module.check_mode)
+        removed = prune(Engine(), keep, module.check_mode) if only is None else gone(Engine(), only, module.check_mode)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        module.fail_json(msg=f"the engine cannot remove older images: {error}")
-    module.exit_json(changed=bool(removed), removed=removed)
+        module.fail_json(msg=f"the engine cannot remove images: {error}")
+    module.exit_json(changed=bool(removed), removed=[f"image {name}" for name in removed])
 
 
 if __name__ == "__main__":
