@@ -797,7 +797,10 @@ async def check_spill(run: Run) -> Detail:
         "bytes": size * MEMORY_BLOCKS,
         "spilled_bytes": spilled,
     }
-    expected = await _in_thread(lambda: [block_total(random_block(seed, size)) for seed in seeds])
+    try:
+        expected = await run.await_one(_in_thread(lambda: [block_total(random_block(seed, size)) for seed in seeds]))
+    except TimeoutError:
+        raise CheckError("they came back, and no time was left to make them here too", data) from None
     if values != expected:
         wrong = sum(value != right for value, right in zip(values, expected, strict=True))
         raise CheckError(f"{wrong} of {MEMORY_BLOCKS} blocks on {worker.name} came back altered", data)
@@ -808,13 +811,17 @@ async def check_spill(run: Run) -> Detail:
 
 
 async def _spilled(run: Run, worker: Worker) -> int:
-    """Return the bytes on disk, by the heartbeat that told the scheduler; one may be older than the blocks."""
-    spilled = 0
-    while not spilled and run.left() > run.options.check_timeout / 2:
+    """Return the bytes on disk, by the heartbeat that told the scheduler; one may be older than the blocks.
+
+    Asked at least once, and for half of the time that the check has left.
+    """
+    enough = run.left() / 2
+    while True:
         state = await run.await_one(run.client.scheduler.identity(n_workers=-1))
         spilled = int(state["workers"][worker.address]["metrics"]["spilled_bytes"]["disk"])
+        if spilled or run.left() < enough:
+            return spilled
         await asyncio.sleep(POLL_SECONDS)
-    return spilled
 
 
 async def wait_for(future: Any) -> None:
@@ -1065,15 +1072,17 @@ def _seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    # no thread waits longer
+    most = threading.TIMEOUT_MAX
+    if not 0 < value < most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and below {most:.1e}")
     return value
 
 
 def _bytes(text: str) -> int:
     try:
         value = int(parse_bytes(text))
-    except ValueError:
+    except (ValueError, OverflowError):
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1MB")
