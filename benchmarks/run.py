@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from typing import Any
 
 import yaml
 from hostnet.become import root_access
-from hostnet.errors import DONE, FAILED, HostnetError
+from hostnet.errors import DONE, HostnetError, ended
 from hostnet.lock import only_one
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -457,20 +456,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--json", type=Path, metavar="FILE", help="where to write (default: .hostnet/bench/<date>.json)"
     )
     options = parser.parse_args(argv)
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json: {options.json.parent} is no folder")
     options.only = options.only or list(MEASURES)
     FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
     LOG.write_text("", encoding="utf-8")
     start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    # a request to terminate is what Ctrl-C is: nodes are removed then too
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        made = measure(options)
-    except KeyboardInterrupt:
-        print("bench: stopped", file=sys.stderr)
-        return 130
-    except HostnetError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return error.status or FAILED
+    return ended("bench", lambda: reported(options, start), "stopped; nodes that it made are gone")
+
+
+def reported(options: argparse.Namespace, start: str) -> int:
+    """Measure, print the table, and then write it."""
+    made = measure(options)
+    print("\n".join(table(made)), flush=True)
     report = {
         "started": start,
         "commit": commit(),
@@ -479,7 +477,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     file = options.json or FOLDER / f"{start.replace(':', '')}.json"
     file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print("\n".join([*table(made), f"written to {file}"]))
+    print(f"written to {file}")
     return DONE
 
 

@@ -35,7 +35,7 @@ find_python() {
 }
 
 ready "$set_name" || ready dev || {
-  mkdir -p .hostnet/log
+  (umask 077 && mkdir -p .hostnet/log)
   exec 9>.hostnet/setup.lock
   flock -n 9 || { say "another set-up runs in this checkout, waiting for it"; flock -w 900 9 || die "it has not ended in 15 minutes"; }
 }

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 from hostnet.become import root_access
-from hostnet.errors import HostnetError
+from hostnet.errors import ended
 from hostnet.lock import only_one
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,15 @@ SCENARIO_DEADLINE = 3600
 # 220 runs that are killed
 THOROUGH_DEADLINE = 12 * 3600
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-ENVIRONMENT = {**os.environ, "PATH": TOOLS, "NO_COLOR": "1", "LC_ALL": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": TOOLS,
+    "NO_COLOR": "1",
+    "LC_ALL": "C.UTF-8",
+    "ANSIBLE_NOCOLOR": "1",
+    # the log of what was stopped says how far it came
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -75,12 +83,14 @@ def run(name: str, command: list[str], deadline: int, **environment: str) -> Out
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """End what still runs of its group: 20 s to end by itself, then killed."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is None:
-            os.killpg(child.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(20)
+    """End one that still runs: it has 20 s to end by itself, then its group is killed, which may outlive it."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 def abandon(pool: ThreadPoolExecutor) -> None:
@@ -246,17 +256,13 @@ def main() -> int:
     parser.add_argument("what", choices=["check", "test", "test-all"])
     what = parser.parse_args().what
     LOGS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return ended("tests", lambda: judged(what), "stopped; nodes that the tests made are gone")
+
+
+def judged(what: str) -> int:
+    """Run it, and say what came of it."""
     start = time.monotonic()
-    # a request to terminate is what Ctrl-C is: nodes are destroyed then too
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        outcomes = check() if what == "check" else everything(thorough=what == "test-all")
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    except HostnetError as error:
-        print(f"tests: {error}", file=sys.stderr)
-        return error.status
+    outcomes = check() if what == "check" else everything(thorough=what == "test-all")
     failed = [outcome.name for outcome in outcomes if not outcome.passed]
     print(f"{time.monotonic() - start:.0f} s in all")
     print(f"{len(outcomes) - len(failed)} passed, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")

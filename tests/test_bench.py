@@ -169,6 +169,13 @@ def test_a_missed_target_is_written_and_is_no_failure(
     assert "MISSED" in capsys.readouterr().out
 
 
+def test_where_to_write_is_known_before_it_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        bench.main(["--json", "/no/such/figures.json"])
+    assert caught.value.code == 2
+    assert "--json: /no/such is no folder" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_failure_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

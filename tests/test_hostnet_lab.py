@@ -125,7 +125,15 @@ def test_old_logs_are_removed(checkout):
 
 
 @pytest.mark.parametrize(
-    ("raised", "status", "text"), [(KeyboardInterrupt, 130, "run the same command"), (RefusedError("no"), 4, "no")]
+    ("raised", "status", "text"),
+    [
+        (KeyboardInterrupt, 130, "run the same command"),
+        (RefusedError("no"), 4, "no"),
+        # a lab that root made
+        (PermissionError(13, "Permission denied", "lab.lock"), 1, "Permission denied: 'lab.lock'"),
+        # Ctrl-D where the password is asked for
+        (EOFError, 1, "no answer came from the terminal"),
+    ],
 )
 def test_an_error_is_one_line_and_its_exit_status(monkeypatch, capsys, raised, status, text):
     def fail(*_):

@@ -1,8 +1,11 @@
 """tests/run.py with a `molecule` that only notes what it is asked: order, budgets, destruction whatever happens."""
 
 import os
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import run as suite
 
@@ -118,6 +121,24 @@ def test_what_exceeds_its_deadline_has_failed_and_is_stopped(calls, tmp_path):
     assert outcome.seconds < 20
     assert "not done after 1 s" in outcome.log.read_text()
     assert not suite.RUNNING
+
+
+def test_what_outlives_its_parent_is_ended_with_it(tmp_path):
+    said = tmp_path / "pid"
+    stubborn = "import os, signal, sys, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    stubborn += "open(sys.argv[1], 'w').write(f'{os.getpid()} '); threading.Event().wait(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stubborn!r}, {str(said)!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    end = time.monotonic() + 60
+    while not said.exists() or " " not in said.read_text():
+        assert time.monotonic() < end, "it has not begun"
+        time.sleep(0.05)
+    child = psutil.Process(int(said.read_text()))
+    suite.stop(parent)
+    # whoever adopts it may not have asked for its status yet
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end, "it goes on"
+        time.sleep(0.05)
 
 
 def test_shell_scripts_are_found_by_their_first_line():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hostnet import lab
-from hostnet.errors import HostnetError, InterruptedRunError
+from hostnet.errors import ended
 from hostnet.progress import Progress
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -22,11 +21,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("up", help="make nodes, image and cluster, and verify them; run again to go on")
     commands.add_parser("down", help="remove what `up` made")
     command = {"up": lab.up, "down": lab.down}[parser.parse_args(argv).command]
-    try:
-        return command(CHECKOUT, Progress(sys.stdout))
-    except KeyboardInterrupt:
-        error: HostnetError = InterruptedRunError(signal.SIGINT)
-    except HostnetError as raised:
-        error = raised
-    print(f"hostnet: {error}", file=sys.stderr)
-    return error.status
+    return ended("hostnet", lambda: command(CHECKOUT, Progress(sys.stdout)))

@@ -41,7 +41,7 @@ class Failure:
 
     @property
     def refused(self) -> bool:
-        """A task named `Refuse …` said no before the first change: its message is all there is to say."""
+        """A task of molecule/default named `Refuse …` said no before the first change: there is no more to say."""
         return self.task.startswith("Refuse ")
 
 

@@ -80,8 +80,9 @@ class Stop:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
-        """Take over the signals."""
-        self._before = {number: signal.signal(number, self._received) for number in STOP_SIGNALS}
+        """Take over the signals, but those that are ignored, as a hang-up is under nohup."""
+        heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._received) for number in heeded}
         return self
 
     def __exit__(
