@@ -70,7 +70,7 @@ def play(request: pytest.FixtureRequest) -> Play:
         command = [TOOLS / "ansible-playbook", "-i", inventory / "hosts.yml", *arguments, playbook]
         if variables:
             command += ["-e", json.dumps(variables)]
-        done = subprocess.run(
+        running = psutil.Popen(
             command,
             cwd=ROOT,
             env=OPERATOR,
@@ -78,11 +78,14 @@ def play(request: pytest.FixtureRequest) -> Play:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=DEADLINE,
-            check=False,
         )
-        recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout, re.MULTILINE)
-        return Run(done.returncode, " ".join(done.stdout.split()), {host: int(changed) for host, changed in recap})
+        try:
+            text, _ = running.communicate(timeout=DEADLINE)
+        finally:
+            # one that is late would go on under the next test
+            kill(running)
+        recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", text, re.MULTILINE)
+        return Run(running.returncode, " ".join(text.split()), {host: int(changed) for host, changed in recap})
 
     return run
 

@@ -42,7 +42,6 @@ class Running:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.out = self.process.stdout
-        assert self.out.readline() == "begun\n"
 
     def end(self) -> tuple[int, dict[str, Any]]:
         self.process.terminate()
@@ -54,6 +53,7 @@ class Running:
 def load(cluster: LocalCluster) -> Iterator[Running]:
     made = Running(cluster.scheduler_address)
     try:
+        assert made.out.readline() == "begun\n"
         yield made
     finally:
         made.process.kill()
