@@ -10,6 +10,7 @@ import pytest
 
 testinfra_hosts = ["ansible://dask_registry"]
 CHOSEN = "by-the-operator"
+ELSEWHERE = "/etc/docker/elsewhere"
 PKI = Path(__file__).parents[2] / "inventory" / "pki"
 
 
@@ -84,12 +85,14 @@ def test_it_comes_back_after_a_crash(host, address, wait):
     assert status(address, generated()) == 200
 
 
-def test_a_password_of_the_operators_wins(host, address, converge):
+def test_a_password_and_a_folder_of_the_operators_win(host, address, converge):
     try:
-        converge(dask_cluster_registry_password=CHOSEN)
+        # the folder that it had still has the generated one
+        converge(dask_cluster_registry_password=CHOSEN, dask_registry_config_dir=ELSEWHERE)
         assert status(address, CHOSEN) == 200
         assert status(address, generated()) == 401
     finally:
         converge()
+        host.check_output(f"rm -rf {ELSEWHERE}")
     assert status(address, generated()) == 200
     assert status(address, CHOSEN) == 401
