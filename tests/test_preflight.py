@@ -87,6 +87,7 @@ def good(*groups: str) -> dict[str, Any]:
             },
         },
         "seen": {
+            "units": ["docker-registry.service"],
             "addresses": {"127.0.0.1": "lo", "192.0.2.21": "eth0", "172.17.0.1": "docker0"},
             "names": {"192.0.2.21": ["192.0.2.21"], "192.0.2.11": ["192.0.2.11"]},
             "route": "eth0",
@@ -157,6 +158,9 @@ def test_a_good_host_has_no_problem(judge: ModuleType) -> None:
     theirs = scheduler | {"seen.listeners": listener(8443, unit="nginx.service")}
     assert problems_of(judge, theirs, "dask_scheduler", "dask_registry") == [
         "s: dask_cluster_dashboard_port: 8443, held by nginx; end that, or plan another port"
+    ]
+    assert problems_of(judge, scheduler | {"seen.units": []}, "dask_scheduler", "dask_registry") == [
+        "s: dask_cluster_registry_port: 5000, held by docker-registr; end that, or plan another port"
     ]
     # scheduler and worker on one host
     both = scheduler | {"seen.engine.containers": [], "seen.listeners": []}
@@ -465,6 +469,16 @@ def test_a_listening_socket_is_seen_with_its_process(looker: ModuleType, held: i
     (found,) = [each for each in looker.listeners() if each["port"] == held]
     assert found["address"] == "127.0.0.1"
     assert found["process"] == Path("/proc/self/comm").read_text().strip()
+
+
+def test_a_packages_unit_is_ours_by_our_settings_of_it(
+    looker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("docker-registry.service.d/dask-hostnet.conf", "nginx.service.d/theirs.conf"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    monkeypatch.setattr(looker, "UNITS", tmp_path)
+    assert looker.units() == ["docker-registry.service"]
 
 
 def test_addresses_of_proc_are_read_in_both_families(looker: ModuleType) -> None:

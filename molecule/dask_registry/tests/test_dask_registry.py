@@ -11,6 +11,7 @@ import pytest
 testinfra_hosts = ["ansible://dask_registry"]
 CHOSEN = "by-the-operator"
 ELSEWHERE = "/etc/docker/elsewhere"
+SETTINGS = "/etc/systemd/system/docker-registry.service.d/dask-hostnet.conf"
 PKI = Path(__file__).parents[2] / "inventory" / "pki"
 
 
@@ -83,6 +84,19 @@ def test_it_comes_back_after_a_crash(host, address, wait):
 
     wait(back, "the registry listens again", 20)
     assert status(address, generated()) == 200
+
+
+def test_somebody_elses_is_refused(host, play):
+    host.check_output(f"mv {SETTINGS} /root/registry.conf")
+    try:
+        run = play()
+    finally:
+        host.check_output(f"mv /root/registry.conf {SETTINGS}")
+    assert run.status != 0
+    assert run.changed == {"scheduler1": 0}
+    run.says(
+        "scheduler1: docker-registry.service is switched on and is not ours (ActiveState=active, UnitFileState=enabled)"
+    )
 
 
 def test_a_password_and_a_folder_of_the_operators_win(host, address, converge):

@@ -311,6 +311,8 @@ def planned_ports(about: Mapping[str, Any], workers: int) -> Ports:
 def _ports(host: Host) -> Iterator[Problem]:
     seen = host.seen
     ours = {each["id"] for each in seen["engine"].get("containers", ()) if each["cluster"]}
+    # a registry without our settings is somebody else's
+    units = {*seen["units"], OURS["dask_cluster_dashboard_port"]}
     plan = planned_ports(host.about, host.workers)
     for port, times in Counter(port for _, _, port in plan).items():
         if times > 1:
@@ -326,7 +328,7 @@ def _ports(host: Host) -> Iterator[Problem]:
             taken = [each for name in at for each in seen["names"].get(name, [name])]
             if held["port"] != port or not _overlap(taken, held["address"]):
                 continue
-            mine = held["container"] in ours or (held["unit"] != "" and held["unit"] == OURS.get(variable))
+            mine = held["container"] in ours or (held["unit"] in units and held["unit"] == OURS.get(variable))
             # whose container it is, an engine that does not answer cannot say
             if not mine and not (held["container"] and seen["engine"].get("error")):
                 who = held["process"] or "another process"

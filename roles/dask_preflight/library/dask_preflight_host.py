@@ -66,6 +66,7 @@ MANIFESTS = ", ".join(
     )
 )
 LISTENING = "0A"
+UNITS = Path("/etc/systemd/system")
 CAP_SYS_RESOURCE = 24
 
 
@@ -155,6 +156,11 @@ def listeners() -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def units() -> list[str]:
+    """Return the units of packages that have settings of ours."""
+    return sorted(path.parent.name.removesuffix(".d") for path in UNITS.glob("*.service.d/dask-hostnet.conf"))
 
 
 def mounted(path: Path) -> tuple[str, bool]:
@@ -303,6 +309,7 @@ def look(parameters: dict[str, Any]) -> dict[str, Any]:
         "names": names,
         "route": route([*names.values()][-1] if names else []),
         "listeners": listeners(),
+        "units": units(),
         "port_range": [low, high],
         "reserved_ports": read("/proc/sys/net/ipv4/ip_local_reserved_ports").strip(),
         "paths": {path: place(path) for path in paths},
