@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import sync_playwright
 
@@ -82,6 +83,25 @@ def generated():
 
 def main_process(host):
     return host.check_output("systemctl show --property=MainPID --value %s", UNIT)
+
+
+def test_a_unit_of_somebody_elses_is_not_masked(play, node, scratch):
+    unit, groups = "/etc/systemd/system/nginx.service", yaml.safe_load((scratch / "hosts.yml").read_text())
+    # on a host that has no dashboard yet
+    groups["dask_scheduler"]["hosts"] = {"worker1": groups["dask_workers"]["hosts"].pop("worker1")}
+    (scratch / "hosts.yml").write_text(yaml.safe_dump(groups))
+    worker1 = node("worker1")
+    worker1.check_output("printf '[Service]\\nExecStart=/opt/web\\n' > %s", unit)
+    try:
+        run = play(*SCHEDULER, inventory=scratch)
+        kept = worker1.check_output("cat %s", unit)
+    finally:
+        worker1.check_output("rm %s", unit)
+    assert run.status != 0
+    assert run.changed == {"worker1": 0}
+    run.says("worker1: /etc/systemd/system/nginx.service is somebody's own")
+    assert kept == "[Service]\nExecStart=/opt/web"
+    assert not worker1.file("/etc/dask-hostnet/dashboard").exists
 
 
 def test_it_listens_on_the_planned_address_alone(host, address):
