@@ -99,6 +99,14 @@ def test_somebody_elses_is_refused(host, play):
     )
 
 
+def test_a_password_that_bcrypt_would_cut_is_refused(play):
+    run = play(dask_cluster_registry_password=37 * "é")
+    assert run.status != 0
+    assert run.changed == {"scheduler1": 0}
+    run.says("scheduler1: dask_cluster_registry_password has more than 72 bytes; it must have at most 72")
+    assert "é" not in run.text
+
+
 def test_a_password_and_a_folder_of_the_operators_win(host, address, converge):
     try:
         # the folder that it had still has the generated one
