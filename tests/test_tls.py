@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from loading import load
 
-ROLE = Path(__file__).parent.parent / "roles" / "dask_tls"
+ROOT = Path(__file__).parent.parent
+ROLE = ROOT / "roles" / "dask_tls"
 PLAIN, ENCRYPTED = serialization.NoEncryption(), serialization.BestAvailableEncryption(b"secret")
 FOLDER = "/etc/dask-hostnet/tls"
 
@@ -162,3 +166,32 @@ def test_a_look_reads_no_key(tmp_path: Path) -> None:
     for name in ("host.key", "host.crt", "other.txt"):
         (tmp_path / name).write_text(f"of {name}")
     assert looking.look(tmp_path) == {"host.key": "", "host.crt": "of host.crt"}
+
+
+@pytest.mark.parametrize("playbook", ["status.yml", "verify.yml"])
+def test_a_registry_on_a_host_of_its_own_is_warned_of(tmp_path: Path, playbook: str) -> None:
+    (tmp_path / "host.crt").write_text(made(9)[1])
+    groups = {"dask_scheduler": ["head"], "dask_workers": ["one"], "dask_registry": ["store"]}
+    addresses = {"head": "192.0.2.11", "one": "192.0.2.21", "store": "192.0.2.31"}
+    inventory = {
+        group: {"hosts": {name: {"ansible_host": addresses[name]} for name in names}} for group, names in groups.items()
+    } | {
+        "all": {
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_become": False,
+                "ansible_python_interpreter": sys.executable,
+                "dask_cluster_scheduler_host": addresses["head"],
+                "dask_cluster_networks": ["192.0.2.0/24"],
+                "dask_cluster_client_networks": ["192.0.2.0/24"],
+                "dask_tls_dir": str(tmp_path),
+            }
+        }
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", tmp_path / "hosts.yml", "--limit", "store"]
+    done = subprocess.run(
+        [*command, f"playbooks/{playbook}"], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"store: {tmp_path}/host.crt expires in 9 days, on " in " ".join(done.stdout.split())
