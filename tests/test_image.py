@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -11,9 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from loading import load
 
-ROLE = Path(__file__).parents[1] / "roles/dask_image"
+ROOT = Path(__file__).parents[1]
+ROLE = ROOT / "roles/dask_image"
 REFERENCE = f"dask@sha256:{'1' * 64}"
 HELD: dict[str, Any] = {
     "system": {"ID": "debian", "VERSION_ID": "12"},
@@ -140,3 +143,42 @@ def test_an_audit_that_is_not_answered_says_why(audit: ModuleType, monkeypatch: 
     assert lines == []
     assert "Unable to connect to proxy" in why
     assert audit.ask(["zict==3.0.0"], 0.01)[1] == "no answer within 0.01 s"
+
+
+def test_an_engine_that_only_builds_keeps_the_new_image_and_the_one_before(tmp_path: Path) -> None:
+    for name in ("dask_image", "dask_cluster"):
+        shutil.copytree(ROOT / "roles" / name, tmp_path / "roles" / name)
+    kept = '- copy: {content: "{{ dask_image_keep | to_json }}", dest: "{{ inventory_dir }}/{{ inventory_hostname }}"}'
+    (tmp_path / "roles/dask_image/tasks/prune.yml").write_text(kept)
+    (play,) = [
+        play | {"become": False, "tasks": tasks}
+        for play in yaml.safe_load((ROOT / "playbooks/image.yml").read_text())
+        if (tasks := [task for task in play.get("tasks", []) if "prune.yml" in str(task)])
+    ]
+    (tmp_path / "playbook.yml").write_text(yaml.safe_dump([play]))
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "dask_cluster_scheduler_host": "192.0.2.11",
+        "dask_cluster_networks": ["192.0.2.0/24"],
+        "dask_cluster_client_networks": ["192.0.2.0/24"],
+        "dask_cluster_registry": "192.0.2.31:5000",
+        "dask_cluster_image": f"192.0.2.11:5000/{REFERENCE}",
+        "__dask_image_manifest": {"status": 200, "docker_content_digest": "sha256:2"},
+    }
+    inventory = {
+        "all": {"vars": variables},
+        "dask_scheduler": {"hosts": {"head": {}}},
+        "dask_workers": {"hosts": {"one": {}}},
+        "dask_registry": {"hosts": {"head": {}, "one": {}, "store": {}}},
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", "hosts.yml", "playbook.yml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / "store").read_text()) == [
+        "192.0.2.31:5000/dask@sha256:2",
+        f"192.0.2.11:5000/{REFERENCE}",
+    ]
+    # upgrade.yml sees to those
+    assert not any((tmp_path / name).exists() for name in ("head", "one"))
