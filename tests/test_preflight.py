@@ -85,6 +85,7 @@ def good(*groups: str) -> dict[str, Any]:
                 "sizes": {"dask_scheduler_memory_limit": "4GiB", "dask_worker_memory_limit": ""},
                 "derived": {"nthreads": 4, "memory": 6 * GIB, "overhead": GIB // 4, "scheduler": 4 * GIB},
             },
+            "ignore": [],
         },
         "seen": {
             "units": ["docker-registry.service"],
@@ -400,10 +401,15 @@ def test_what_is_spilled_already_needs_no_room(judge: ModuleType) -> None:
     assert problems_of(judge, {"seen|paths|/spill": place(free=GIB), "seen.spilled": 2 * GIB}) == []
 
 
-def test_an_accepted_problem_is_not_reported(judge: ModuleType) -> None:
-    host = good()
-    host["seen"]["firewalls"] = ["ufw"]
-    assert judge.dask_preflight_hosts([host], ["firewall"]) == []
+def test_a_problem_is_accepted_on_the_host_that_says_so_and_no_other(judge: ModuleType) -> None:
+    first, other = good(), good()
+    other["about"]["host"] = "w2"
+    for host in first, other:
+        host["seen"]["firewalls"] = ["ufw"]
+    for accepting, reported in (first, "w2"), (other, "w1"):
+        accepting["about"]["ignore"] = ["firewall"]
+        assert [problem["host"] for problem in judge.dask_preflight_hosts([first, other])] == [reported]
+        accepting["about"]["ignore"] = []
     checks = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
     found = {problem["check"] for edits, _ in CASES for problem in found_in(judge, edits)}
     assert found <= set(checks["dask_preflight_ignore"]["choices"])

@@ -11,7 +11,7 @@ import ipaddress
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -520,18 +520,17 @@ HOSTS = (
 )  # fmt: skip
 
 
-def dask_preflight_hosts(results: Iterable[Mapping[str, Any]], ignore: Sequence[str] = ()) -> list[Problem]:
-    """Judge every host that was looked at.
+def dask_preflight_hosts(results: Iterable[Mapping[str, Any]]) -> list[Problem]:
+    """Judge every host that was looked at, less the checks whose problems the operator accepts on it.
 
     Args:
         results: of each, what dask_preflight_host returned: `about`, `seen` and `clock`.
-        ignore: names of checks whose problems the operator accepts.
     """
     problems = []
     for result in results:
         host = Host(result["about"], result["seen"], result["clock"])
         for judge in (*VARIABLES, *HOSTS):
-            problems += [problem for problem in judge(host) if problem["check"] not in ignore]
+            problems += [problem for problem in judge(host) if problem["check"] not in host.about["ignore"]]
     return problems
 
 
