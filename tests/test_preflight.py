@@ -241,6 +241,15 @@ CASES: list[tuple[dict[str, Any], str]] = [
         },
         "dask_cluster_address: 172.17.0.1, of the container bridge docker0; write the address",
     ),
+    (
+        {
+            "about.address": "2001:db8::21",
+            "about.networks": ["2001:db8::/64"],
+            "seen.addresses": {"127.0.0.1": "lo", "192.0.2.21": "eth0", "2001:db8::21": "eth0"},
+            "seen.names": {"2001:db8::21": ["2001:db8::21"], "192.0.2.11": ["192.0.2.11"]},
+        },
+        "dask_cluster_address: 2001:db8::21; write this host's IPv4 address: Dask takes no other",
+    ),
     ({"about.http_address": "0.0.0.0"}, "dask_cluster_http_address: 0.0.0.0, every address; write 127.0.0.1"),  # noqa: S104
     ({"about.http_address": "192.0.2.7"}, "dask_cluster_http_address: 192.0.2.7, not on this host"),
     ({"seen.route": ""}, "dask_cluster_scheduler_host: 192.0.2.11, no route from this host; write an address"),

@@ -135,11 +135,13 @@ def test_addresses_that_are_not_the_hosts_are_refused(refuse, scratch, edit, add
         workers["worker1"]["dask_cluster_address"] = "127.0.0.1"
         workers["worker2"]["dask_cluster_address"] = "192.0.2.22"
         workers["worker2"]["dask_cluster_scheduler_host"] = "127.0.1.1"
+        groups["dask_scheduler"]["hosts"]["scheduler1"]["dask_cluster_address"] = "2001:db8::11"
 
     edit("hosts.yml", spoil)
     refuse(
         "worker1 dask_cluster_address 127.0.0.1, a loopback address write the address of this host",
         f"worker2 dask_cluster_address 192.0.2.22, not on this host, which has {addresses['worker2']} write",
+        "scheduler1 dask_cluster_address 2001:db8::11 write this host's IPv4 address: Dask takes no other",
         "worker2 dask_cluster_scheduler_host 127.0.1.1, reached through this host's own lo write an address",
         inventory=scratch,
         dask_cluster_image=IMAGE,

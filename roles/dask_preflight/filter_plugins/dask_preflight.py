@@ -243,6 +243,10 @@ def _addresses_here(host: Host) -> Iterator[Problem]:
     said = address if found == [address] else f"{address} ({', '.join(found) or 'not known on this host'})"
     if any(ipaddress.ip_address(each).is_loopback for each in found):
         yield host.problem("addresses", "dask_cluster_address", f"{said}, a loopback address", remedy)
+    elif ":" in address:
+        yield host.problem(
+            "addresses", "dask_cluster_address", address, "write this host's IPv4 address: Dask takes no other"
+        )
     elif not set(found) & set(own):
         have = ", ".join(each for each, link in own.items() if link != "lo" and not CONTAINER_BRIDGE.fullmatch(link))
         yield host.problem("addresses", "dask_cluster_address", f"{said}, not on this host, which has {have}", remedy)
