@@ -79,6 +79,7 @@ def good(*groups: str) -> dict[str, Any]:
             "plan": {
                 "nofile": 65536,
                 "count": 2,
+                "nthreads": "",
                 "local_directory": "/spill",
                 "mounts": ["/data:/data:ro"],
                 "secrets": ["DB_PASSWORD"],
@@ -283,6 +284,13 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"about.plan.count": "two"}, "dask_worker_count: 'two'; it must be a whole number from 0 to 100"),
     ({"about.plan.count": 101}, "dask_worker_count: 101; it must be a whole number from 0 to 100"),
+    (
+        {"about.plan.nthreads": "auto", "about.plan.derived.nthreads": "auto"},
+        "dask_worker_nthreads: 'auto'; it must be a whole number above 0, or '' to be derived",
+    ),
+    ({"about.plan.nthreads": 2.5, "about.plan.derived.nthreads": 2.5}, "dask_worker_nthreads: 2.5; it must be a whole"),
+    ({"about.plan.nthreads": 0, "about.plan.derived.nthreads": 0}, "dask_worker_nthreads: 0; it must be a whole"),
+    ({"about.plan.nthreads": None, "about.plan.derived.nthreads": None}, "dask_worker_nthreads: None; it must be"),
     ({"about.plan.derived.memory": 100 * 1024**2}, "dask_worker_memory_limit: 100 MiB for each of 2; it must be at"),
     ({"about.plan.derived.memory": 8 * GIB}, "16896 MiB with what the containers need besides, of 16384 MiB"),
     ({"about.plan.derived.nthreads": 5}, "dask_worker_nthreads: 10 on 2 workers, of 8 cores that the host has; lower"),
@@ -399,6 +407,19 @@ def test_dask_s_pages_have_an_ipv4_address(judge: ModuleType) -> None:
         judge, {"about.http_address": "::1", "seen.addresses": {"::1": "lo", "192.0.2.21": "eth0"}}
     )
     assert "dask_cluster_http_address: ::1; write an IPv4 address: Dask takes no other" in problem
+
+
+@pytest.mark.parametrize("given", ["", 4, "4"])
+def test_threads_are_given_or_derived(judge: ModuleType, given: Any) -> None:
+    assert problems_of(judge, {"about.plan.nthreads": given}) == []
+
+
+def test_threads_are_nothing_to_a_host_without_workers(judge: ModuleType) -> None:
+    odd = {"about.plan.nthreads": "auto", "about.plan.derived.nthreads": "auto", "seen.listeners": []}
+    assert problems_of(judge, odd | {"about.plan.count": 0}) == []
+    assert not any("nthreads" in problem for problem in problems_of(judge, odd, "dask_scheduler"))
+    # both are said at once
+    assert len(problems_of(judge, odd | {"about.plan.count": "two"})) == 2
 
 
 def test_reserved_ports_are_no_ephemeral_ones(judge: ModuleType) -> None:

@@ -69,6 +69,7 @@ def test_every_bad_variable_is_in_one_table(refuse, scratch, edit):
             "dask_cluster_http_address": "0.0.0.0",  # noqa: S104  # that is what is refused
             "dask_worker_memory_limit": "24 gigs",
             "dask_worker_count": 101,
+            "dask_worker_nthreads": "auto",
             "dask_worker_mount": [],
             "dask_docker_daemon_config": {},
             "dask_quuxquuxquux": 1,
@@ -83,6 +84,7 @@ def test_every_bad_variable_is_in_one_table(refuse, scratch, edit):
         "dask_cluster_http_address 0.0.0.0, every address write 127.0.0.1, or this host's address",
         "dask_worker_memory_limit '24 gigs' write a size such as 24GiB",
         "dask_worker_count 101 it must be a whole number from 0 to 100",
+        "dask_worker_nthreads 'auto' it must be a whole number above 0, or '' to be derived",
         "dask_worker_mount no variable of any role do you mean dask_worker_mounts?",
         "dask_docker_daemon_config an old name write dask_docker_daemon_options instead",
         "dask_quuxquuxquux no variable of any role see docs/variables.md",

@@ -176,6 +176,14 @@ def _count(host: Host) -> Iterator[Problem]:
         yield host.problem("sizes", "dask_worker_count", repr(count), "it must be a whole number from 0 to 100")
 
 
+def _nthreads(host: Host) -> Iterator[Problem]:
+    plan = host.about["plan"]
+    given = str(plan["nthreads"])
+    if given and not re.fullmatch("0*[1-9][0-9]*", given) and host.is_in("dask_workers") and str(plan["count"]) != "0":
+        remedy = "it must be a whole number above 0, or '' to be derived"
+        yield host.problem("sizes", "dask_worker_nthreads", repr(plan["nthreads"]), remedy)
+
+
 def _mounts_given(host: Host) -> Iterator[Problem]:
     mounts = host.about["plan"]["mounts"]
     form = "write source:destination:mode with absolute paths, mode ro or rw"
@@ -370,6 +378,8 @@ def _sizes(host: Host) -> Iterator[Problem]:
         value = f"{_mib(needed)} with what the containers need besides, of {_mib(total)} that the host has"
         variable = "dask_worker_memory_limit" if workers else "dask_scheduler_memory_limit"
         yield host.problem("sizes", variable, value, "lower it, or the number of workers")
+    if not workers or list(_nthreads(host)):
+        return
     threads, cores = workers * int(derived["nthreads"]), int(facts["processor_vcpus"])
     if threads > cores:
         value = f"{threads} on {_count_of(workers, 'worker')}, of {cores} cores that the host has"
@@ -517,7 +527,7 @@ def _registry(host: Host) -> Iterator[Problem]:
         yield host.problem("registry", "dask_cluster_image", f"{image}; {said}", remedy)
 
 
-VARIABLES = (_image, _addresses_given, _variables, _sizes_given, _count, _mounts_given, _secrets)
+VARIABLES = (_image, _addresses_given, _variables, _sizes_given, _count, _nthreads, _mounts_given, _secrets)
 HOSTS = (
     _facts, _addresses_here, _scheduler_reached, _ports, _sizes, _spill, _mounts, _disk, _limits, _engine, _firewalls,
     _clock, _registry,
