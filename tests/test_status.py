@@ -35,6 +35,14 @@ def plugin() -> ModuleType:
     return load(PLUGIN)
 
 
+def test_an_engine_is_given_text_alone(plugin: ModuleType) -> None:
+    given = {"TEXT": "Yes", "THREADS": 1, "SHARE": 0.5, "ON": True, "OFF": False, "NOTHING": None}
+    as_text = {"TEXT": "Yes", "THREADS": "1", "SHARE": "0.5", "ON": "true", "OFF": "false", "NOTHING": ""}
+    assert plugin.dask_container_environment(given) == as_text
+    assert plugin.dask_container_environment(as_text) == as_text
+    assert plugin.dask_container_environment({"ODD": [1]}) == {"ODD": [1]}
+
+
 def test_a_row_is_written_for_people(plugin: ModuleType) -> None:
     heading, row, last = plugin.dask_container_table(plugin.dask_container_status("c", {"host1": [ROW]}, [], BUSY))
     assert heading.split() == list(plugin.HEADING)

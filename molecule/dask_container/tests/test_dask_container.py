@@ -34,7 +34,7 @@ def test_docker_shows_the_promised_settings(host, inspect, image):
         "/etc/dask-hostnet/tls:/etc/dask-tls:ro",
         "/srv:/data:ro",
     ]
-    assert {"PROBE=7", "DASK_CONFIG=/etc/dask"} <= set(config["Env"])
+    assert {"PROBE=7", "PROBE_FLAG=true", "DASK_CONFIG=/etc/dask"} <= set(config["Env"])
     assert config["Labels"]["io.dask-hostnet.kind"] == "dask-probe"
     assert len(config["Labels"]["io.dask-hostnet.config-hash"]) == 64
     assert container["State"]["Health"]["Status"] == "healthy"
@@ -132,7 +132,7 @@ def test_other_values_are_taken_up_and_what_is_gone_from_the_inventory_is_gone(h
         "/etc/dask-hostnet/probe:/etc/dask:ro",
         "/etc/dask-hostnet/tls:/etc/dask-tls:ro",
     ]
-    assert not any(entry.startswith("PROBE=") for entry in config["Env"])
+    assert not any(entry.startswith("PROBE") for entry in config["Env"])
     assert container["State"]["Health"]["Status"] == "healthy"
     # the other TLS by choice, with the host's certificate as a client's; Dask's first bytes may follow, and are no text
     pair = "-CAfile ca.crt -cert host.crt -key host.key </dev/null 2>&1"

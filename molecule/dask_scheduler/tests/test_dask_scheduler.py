@@ -45,7 +45,7 @@ def test_an_edit_reaches_the_running_scheduler(host, inspect, converge, client):
     before = inspect(host, NAME)["Id"]
     converge(
         dask_scheduler_config={"distributed": {"scheduler": {"worker-saturation": 3.5}}},
-        dask_scheduler_environment={"PROBE": "7"},
+        dask_scheduler_environment={"PROBE": 7},
         dask_scheduler_arguments=["--idle-timeout", "9 hours"],
         dask_scheduler_memory_limit="768MiB",
     )

@@ -149,11 +149,17 @@ def test_a_change_of_the_scheduler_is_refused_and_one_of_a_worker_is_made_while_
     assert "probe" not in node("scheduler1").file("/etc/dask-hostnet/scheduler/dask.yaml").content_string
 
     first = identity("dask-worker-0")
-    change = {"dask_worker_memory_limit": "768MiB", "dask_worker_resources": {"probe": 3}}
+    change = {
+        "dask_worker_memory_limit": "768MiB",
+        "dask_worker_resources": {"probe": 3},
+        "dask_worker_environment": {"PROBE": 7},
+    }
     converge(*ONE, **change).says("worker1-0: handed over in")
     assert inspect(node("scheduler1"), "dask-scheduler")["Id"] == scheduler
     assert identity("dask-worker-0") != first
-    assert inspect(node("worker1"), "dask-worker-0")["HostConfig"]["Memory"] == (768 + 256) * MIB
+    changed = inspect(node("worker1"), "dask-worker-0")
+    assert changed["HostConfig"]["Memory"] == (768 + 256) * MIB
+    assert "PROBE=7" in changed["Config"]["Env"]
     assert client(WORKERS)["worker1-0"][2:] == [768 * MIB, {"probe": 3}]
 
 

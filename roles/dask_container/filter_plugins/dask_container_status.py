@@ -1,4 +1,4 @@
-"""What runs, held against what the inventory wants: what differs, and the table of all hosts."""
+"""An environment as an engine takes it; what runs, held against what the inventory wants; the table of all hosts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ HEADING = (
 )
 # columns of numbers
 RIGHT = {"uptime", "restarts", "memory", "stored", "spilled", "logs"}
+
+
+def dask_container_environment(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an environment with numbers, true, false and nothing as text, which is all that an engine takes.
+
+    What cannot be meant, as a list, stays for docker_container to refuse by its name.
+    """
+    as_text = {name: str(value).lower() for name, value in variables.items() if isinstance(value, (int, float))}
+    return {**variables, **as_text, **{name: "" for name, value in variables.items() if value is None}}
 
 
 def dask_container_drift(names: Sequence[str], foreseen: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -136,6 +145,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "dask_container_drift": dask_container_drift,
+            "dask_container_environment": dask_container_environment,
             "dask_container_flight": dask_container_flight,
             "dask_container_status": dask_container_status,
             "dask_container_table": dask_container_table,
