@@ -244,6 +244,8 @@ def test_files_that_not_all_may_read_are_learnt_and_not_shown(modules: dict[str,
         "account.json": ('{"deep": [{"id": "x-inside"}]}', 0o400),
         "tls.key": (KEY, 0o644),
         "large": ("x" * 70_000, 0o600),
+        # names of packages are no secrets, whoever may read the note of them
+        "before.json": ('{"packages": ["docker.io", "python3-requests"]}', 0o600),
     }
     for name, (text, mode) in files.items():
         (tmp_path / name).write_text(text)
@@ -256,6 +258,7 @@ def test_files_that_not_all_may_read_are_learnt_and_not_shown(modules: dict[str,
     mask = modules["host"].Mask(gatherer.secrets)
     assert mask(gatherer.texts["configuration/dask.yaml"]) == "where: *** and *** and ***\n"
     assert mask("here: " + KEY_LINES[2] + " x") == "here: *** x"
+    assert mask("python3-requests 2.28") == "python3-requests 2.28"
     for name in files:
         assert name in gatherer.texts["configuration/FILES.txt"]
 

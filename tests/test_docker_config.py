@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,13 +11,34 @@ from typing import Any
 import pytest
 from loading import load
 
-PLUGIN = Path(__file__).parent.parent / "roles/dask_docker/filter_plugins/dask_docker.py"
+ROLES = Path(__file__).parent.parent / "roles"
+PLUGIN = ROLES / "dask_docker/filter_plugins/dask_docker.py"
 OURS = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}, "live-restore": True}
 
 
 @pytest.fixture(scope="session")
 def plugin() -> ModuleType:
     return load(PLUGIN)
+
+
+@pytest.fixture(scope="session")
+def looker() -> Iterator[ModuleType]:
+    # where Ansible puts it when it sends a module
+    shared = "ansible.module_utils.dask_cluster_engine"
+    sys.modules[shared] = load(ROLES / "dask_cluster/module_utils/dask_cluster_engine.py")
+    yield load(ROLES / "dask_docker/library/dask_docker_look.py")
+    del sys.modules[shared]
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"), [(0o600, "0600"), (0o640, "0640"), (0o644, "0644"), (0o666, "0644"), (None, "0644")]
+)
+def test_what_was_private_stays_so(looker: ModuleType, tmp_path: Path, own: int | None, kept: str) -> None:
+    file = tmp_path / "daemon.json"
+    if own is not None:
+        file.write_text("{}")
+        file.chmod(own)
+    assert looker.mode(str(file)) == kept
 
 
 @pytest.mark.parametrize(

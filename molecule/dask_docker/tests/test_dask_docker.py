@@ -81,13 +81,14 @@ def long_runner(node):
 
 @pytest.fixture
 def somebodys(node, converge):
-    """worker1's engine as its owner had it: settings of their own, no live-restore, nothing of ours."""
-    host = node("worker1")
-    host.check_output("rm -f /etc/dask-hostnet/docker-daemon.json")
+    """worker1's engine as its owner had it: private settings of their own, no live-restore, nothing of ours."""
+    host, note = node("worker1"), "/etc/dask-hostnet/before.json"
+    host.check_output(f"rm -f /etc/dask-hostnet/docker-daemon.json && mv {note} {note}.kept")
     write(host, {"debug": True, "log-opts": {"labels": "theirs"}})
+    host.check_output("chmod 0600 /etc/docker/daemon.json")
     host.check_output(RESTART)
     yield host
-    host.check_output("rm -f /etc/docker/daemon.json")
+    host.check_output(f"rm -f /etc/docker/daemon.json && mv --force {note}.kept {note}")
     converge("--limit", "worker1")
 
 
@@ -99,6 +100,7 @@ def test_somebodys_engine_keeps_its_settings_and_its_containers(somebodys, long_
 
     foreseen = converge("--limit", "worker1", "--check", "--diff")
     assert foreseen.changed["worker1"] > 0
+    assert '"theirs"' not in foreseen.text
     assert json.loads(host.file("/etc/docker/daemon.json").content_string).keys() == {"debug", "log-opts"}
 
     converge("--limit", "worker1")
@@ -109,6 +111,10 @@ def test_somebodys_engine_keeps_its_settings_and_its_containers(somebodys, long_
         "log-opts": {"labels": "theirs", "max-size": "10m", "max-file": "3"},
         "live-restore": True,
     }
+    # whatever of it was private stays so
+    for name in "/etc/docker/daemon.json", "/etc/dask-hostnet/before.json":
+        assert '"theirs"' in host.file(name).content_string
+        assert oct(host.file(name).mode) == "0o600", name
     after = inspect(host, NAME)["State"]
     assert (after["Running"], after["Pid"], after["StartedAt"]) == (True, before["Pid"], before["StartedAt"])
     assert converge("--limit", "worker1").changed == {"worker1": 0}

@@ -320,7 +320,11 @@ class Gatherer:
             # our own programs stand in the checkout
             if not stat.S_ISREG(status.st_mode) or path.suffix == ".py":
                 continue
-            if not status.st_mode & stat.S_IROTH or path.suffix == ".key":
+            closed = not status.st_mode & stat.S_IROTH
+            # as the engine's settings are that it has: learnt, it would mask the names of all packages
+            if closed and path.name == "before.json":
+                continue
+            if closed or path.suffix == ".key":
                 try:
                     self.secrets += secret_file(path)
                 except (UnavailableError, OSError) as error:

@@ -61,6 +61,15 @@ def load(path: str) -> tuple[dict[str, Any], str]:
     return (content, "") if isinstance(content, dict) else ({}, "it is no JSON object")
 
 
+def mode(path: str) -> str:
+    """Return the mode that the file keeps, at most what all may read: of one that is not there yet, that."""
+    try:
+        own = Path(path).stat().st_mode
+    except OSError:
+        own = 0o644
+    return f"{own & 0o644:04o}"
+
+
 def package() -> str:
     """Return which package the daemon belongs to: empty when there is no daemon, "none" when it is of no package."""
     daemon = shutil.which("dockerd", path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin:/snap/bin")
@@ -180,6 +189,7 @@ def main() -> None:
     record, _ = load(module.params["record"])
     found = {"package": package(), "config": config, "error": error, "record": record, "held": held(), **running()}
     found |= {"missing": missing(module.params["packages"]), "interrupted": interrupted()}
+    found["mode"] = mode(module.params["config"])
     if module.params["note"]:
         found["note"] = noted(module.params["note"])
         if found["note"] is None:
