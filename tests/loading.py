@@ -6,8 +6,13 @@ from pathlib import Path
 from types import ModuleType
 
 
-def load(path: Path) -> ModuleType:
-    """Return the file as a module; folder and file name it, as roles have plugins and modules of one name."""
+def load(path: Path, *shared: Path) -> ModuleType:
+    """Return the file as a module; folder and file name it, as roles have plugins and modules of one name.
+
+    What it shares with others by `module_utils` is where Ansible puts it when it sends a module.
+    """
+    for each in shared:
+        sys.modules[f"ansible.module_utils.{each.stem}"] = load(each)
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

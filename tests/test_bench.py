@@ -1,31 +1,19 @@
-import importlib.util
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
 from hostnet.errors import HostnetError
+from loading import load
 
 ROOT = Path(__file__).parents[1]
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_run", ROOT / "benchmarks" / "run.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = load()
+bench = load(ROOT / "benchmarks" / "run.py")
 PLAN = bench.Plan("probe", "ours", "theirs", 1.5, "it does more")
 # as `docker inspect` describes what site.yml deploys
 WORKER = {

@@ -30,11 +30,9 @@ def masking() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def modules(masking: ModuleType) -> Any:
-    # where Ansible puts it when it sends a module
-    sys.modules["ansible.module_utils.dask_collect_mask"] = masking
-    yield {name: load(ROLE / f"library/dask_collect_{name}.py") for name in ("host", "pack")}
-    del sys.modules["ansible.module_utils.dask_collect_mask"]
+def modules() -> dict[str, ModuleType]:
+    shared = ROLE / "module_utils/dask_collect_mask.py"
+    return {name: load(ROLE / f"library/dask_collect_{name}.py", shared) for name in ("host", "pack")}
 
 
 def coded(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 from loading import load
 
 ROLES = Path(__file__).parent.parent / "roles"
+ENGINE = ROLES / "dask_cluster/module_utils/dask_cluster_engine.py"
 PLUGIN = ROLES / "dask_docker/filter_plugins/dask_docker.py"
 OURS = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}, "live-restore": True}
 
@@ -22,12 +21,8 @@ def plugin() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def looker() -> Iterator[ModuleType]:
-    # where Ansible puts it when it sends a module
-    shared = "ansible.module_utils.dask_cluster_engine"
-    sys.modules[shared] = load(ROLES / "dask_cluster/module_utils/dask_cluster_engine.py")
-    yield load(ROLES / "dask_docker/library/dask_docker_look.py")
-    del sys.modules[shared]
+def looker() -> ModuleType:
+    return load(ROLES / "dask_docker/library/dask_docker_look.py", ENGINE)
 
 
 @pytest.mark.parametrize(

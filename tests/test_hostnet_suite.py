@@ -49,6 +49,8 @@ def calls(tmp_path, monkeypatch):
 
     def go(fails="nothing", **options):
         monkeypatch.setenv("PATH", path)
+        # that of the run that this is part of
+        monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
         monkeypatch.setattr(suite, "ENVIRONMENT", {**os.environ, "PATH": path, "FAILS": fails})
         outcomes = {outcome.name: outcome.passed for outcome in suite.everything(**options)}
         return (tmp_path / "calls").read_text().splitlines(), outcomes

@@ -6,7 +6,6 @@ One scheduler and two workers with their nannies on loopback. Each test writes t
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import ipaddress
 import json
 import os
@@ -18,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,20 +27,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from distributed import Client, get_client
 from distributed.security import Security
+from loading import load
 
 PRELOADS = Path(__file__).parents[1] / "roles/dask_container/files/preload"
 TAKEN_UP = Path(__file__).parents[1] / "roles/dask_tls/files/taken_up.py"
 WORKERS = ("one", "two")
 TAKEN, REFUSED = "Certificate in use: SHA256 ", "Certificates cannot be used"
-
-
-def module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hostnet_tls", PRELOADS / "hostnet_tls.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
 
 
 @dataclass(frozen=True)
@@ -410,10 +400,10 @@ def test_the_fingerprint_is_what_openssl_prints(tmp_path: Path, old: Authority) 
     file.write_text("a heading\n" + pair.crt + old.crt)
     command = ["openssl", "x509", "-in", str(file), "-noout", "-fingerprint", "-sha256"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said.strip().partition("=")[2] == module().fingerprint(file) == pair.fingerprint()
+    assert said.strip().partition("=")[2] == load(PRELOADS / "hostnet_tls.py").fingerprint(file) == pair.fingerprint()
 
 
 def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "host.crt").write_text("nothing\n")
     with pytest.raises(ValueError, match=r"no certificate in .*host\.crt"):
-        module().fingerprint(tmp_path / "host.crt")
+        load(PRELOADS / "hostnet_tls.py").fingerprint(tmp_path / "host.crt")

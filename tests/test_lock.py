@@ -26,12 +26,8 @@ FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(scope="module")
-def lock() -> Iterator[ModuleType]:
-    # where Ansible puts it when it sends a module
-    shared = "ansible.module_utils.dask_lock_hold"
-    sys.modules[shared] = load(HOLD)
-    yield load(ROLE / "library/dask_lock.py")
-    del sys.modules[shared]
+def lock() -> ModuleType:
+    return load(ROLE / "library/dask_lock.py", HOLD)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -27,12 +26,9 @@ def judge() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def looker() -> Iterator[ModuleType]:
-    # where Ansible puts it when it sends a module
-    shared = "ansible.module_utils.dask_cluster_engine"
-    sys.modules[shared] = load(ROLE.parent / "dask_cluster/module_utils/dask_cluster_engine.py")
-    yield load(ROLE / "library/dask_preflight_host.py")
-    del sys.modules[shared]
+def looker() -> ModuleType:
+    engine = ROLE.parent / "dask_cluster/module_utils/dask_cluster_engine.py"
+    return load(ROLE / "library/dask_preflight_host.py", engine)
 
 
 def good(*groups: str) -> dict[str, Any]:

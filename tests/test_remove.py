@@ -140,10 +140,7 @@ def test_packages_that_roles_install_are_taken_away() -> None:
 
 def module(path: str) -> Any:
     """Load a role's module that asks the engine."""
-    sys.modules["ansible.module_utils.dask_cluster_engine"] = load(
-        ROLES / "dask_cluster/module_utils/dask_cluster_engine.py"
-    )
-    return load(ROLES / path)
+    return load(ROLES / path, ROLES / "dask_cluster/module_utils/dask_cluster_engine.py")
 
 
 @pytest.fixture

@@ -554,27 +554,25 @@ def images() -> dict[str, Any]:
     return {"/containers/json?all=1": [{"ImageID": "used"}], "/images/json": listed}
 
 
-def test_only_our_older_images_go(images: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    # where Ansible puts it when it sends a module
-    shared = "ansible.module_utils.dask_cluster_engine"
-    monkeypatch.setitem(sys.modules, shared, load(ROLES / "dask_cluster/module_utils/dask_cluster_engine.py"))
-    module = load(ROLES / "dask_image/library/dask_image_prune.py")
+def test_only_our_older_images_go(images: dict[str, Any]) -> None:
+    engine = ROLES / "dask_cluster/module_utils/dask_cluster_engine.py"
+    module = load(ROLES / "dask_image/library/dask_image_prune.py", engine)
     prune = module.prune
     gone = ["192.0.2.1:5000/dask:2", "192.0.2.1:5000/dask@sha256:c"]
-    engine = Engine(images)
-    assert prune(engine, [B, A], True) == gone
-    assert engine.deleted == []
-    assert prune(engine, [B, A], False) == gone
-    assert engine.deleted == gone
+    paper = Engine(images)
+    assert prune(paper, [B, A], True) == gone
+    assert paper.deleted == []
+    assert prune(paper, [B, A], False) == gone
+    assert paper.deleted == gone
     # the last tag took the digest with it
     assert prune(Engine(images, lambda path: 404 if "@" in path else 200), [B, A], False) == gone[:1]
     with pytest.raises(OSError, match="500 no"):
         prune(Engine(images, lambda _: 500), [B, A], False)
     # those that are named go, but what a container has
-    engine = Engine(images, lambda path: 409 if path == A else 200)
-    assert module.gone(engine, [A, B], True) == [A, B]
-    assert engine.deleted == []
-    assert module.gone(engine, [A, B], False) == [B]
+    paper = Engine(images, lambda path: 409 if path == A else 200)
+    assert module.gone(paper, [A, B], True) == [A, B]
+    assert paper.deleted == []
+    assert module.gone(paper, [A, B], False) == [B]
 
 
 def test_the_registry_forgets_what_is_not_kept(tmp_path: Path) -> None:
