@@ -459,14 +459,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json and not options.json.parent.is_dir():
         parser.error(f"--json: {options.json.parent} is no folder")
     options.only = options.only or list(MEASURES)
+    stopped = "stopped; nodes that stood are left" if options.keep else "stopped; nodes that it made are gone"
+    return ended("bench", lambda: reported(options), stopped)
+
+
+def reported(options: argparse.Namespace) -> int:
+    """Measure, print the table, and then write it."""
     FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
     LOG.write_text("", encoding="utf-8")
     start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return ended("bench", lambda: reported(options, start), "stopped; nodes that it made are gone")
-
-
-def reported(options: argparse.Namespace, start: str) -> int:
-    """Measure, print the table, and then write it."""
     made = measure(options)
     print("\n".join(table(made)), flush=True)
     report = {

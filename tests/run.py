@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / ".hostnet" / "log"
 TAIL = 150
 RUNNING: set[subprocess.Popen[bytes]] = set()
+GRACE = 20
 CHECK_DEADLINE = 1200
 SCENARIO_DEADLINE = 3600
 # 220 runs that are killed
@@ -83,12 +84,17 @@ def run(name: str, command: list[str], deadline: int, **environment: str) -> Out
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:
-    """End one that still runs: it has 20 s to end by itself, then its group is killed, which may outlive it."""
+    """End one that still runs: it has GRACE seconds to end by itself, its group as long again; then that is killed."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            child.wait(20)
-        with suppress(ProcessLookupError):
+            child.wait(GRACE)
+        # Ansible tells its workers, which are in groups of their own
+        end = time.monotonic() + GRACE
+        with suppress(ProcessLookupError, PermissionError):
+            while time.monotonic() < end:
+                os.killpg(child.pid, 0)
+                time.sleep(0.1)
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
 
@@ -255,12 +261,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="linters, unit tests and molecule scenarios")
     parser.add_argument("what", choices=["check", "test", "test-all"])
     what = parser.parse_args().what
-    LOGS.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return ended("tests", lambda: judged(what), "stopped; nodes that the tests made are gone")
+    return ended("tests", lambda: judged(what), "stopped; of what was begun nothing is left")
 
 
 def judged(what: str) -> int:
     """Run it, and say what came of it."""
+    LOGS.mkdir(mode=0o700, parents=True, exist_ok=True)
     start = time.monotonic()
     outcomes = check() if what == "check" else everything(thorough=what == "test-all")
     failed = [outcome.name for outcome in outcomes if not outcome.passed]

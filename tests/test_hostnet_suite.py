@@ -125,7 +125,8 @@ def test_what_exceeds_its_deadline_has_failed_and_is_stopped(calls, tmp_path):
     assert not suite.RUNNING
 
 
-def test_what_outlives_its_parent_is_ended_with_it(tmp_path):
+def test_what_outlives_its_parent_is_ended_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "GRACE", 1)
     said = tmp_path / "pid"
     stubborn = "import os, signal, sys, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     stubborn += "open(sys.argv[1], 'w').write(f'{os.getpid()} '); threading.Event().wait(60)"

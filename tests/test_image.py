@@ -145,7 +145,7 @@ def test_an_audit_that_is_not_answered_says_why(audit: ModuleType, monkeypatch: 
     assert audit.ask(["zict==3.0.0"], 0.01)[1] == "no answer within 0.01 s"
 
 
-def test_an_engine_that_only_builds_keeps_the_new_image_and_the_one_before(tmp_path: Path) -> None:
+def test_an_engine_that_only_builds_keeps_the_new_image_and_what_runs(tmp_path: Path) -> None:
     for name in ("dask_image", "dask_cluster"):
         shutil.copytree(ROOT / "roles" / name, tmp_path / "roles" / name)
     kept = '- copy: {content: "{{ dask_image_keep | to_json }}", dest: "{{ inventory_dir }}/{{ inventory_hostname }}"}'
@@ -165,6 +165,8 @@ def test_an_engine_that_only_builds_keeps_the_new_image_and_the_one_before(tmp_p
         "dask_cluster_registry": "192.0.2.31:5000",
         "dask_cluster_image": f"192.0.2.11:5000/{REFERENCE}",
         "__dask_image_manifest": {"status": 200, "docker_content_digest": "sha256:2"},
+        # the scheduler's host, as it is asked
+        "__dask_image_look": {"answers": True, "held": ["sha256:1"]},
     }
     inventory = {
         "all": {"vars": variables},
@@ -177,6 +179,7 @@ def test_an_engine_that_only_builds_keeps_the_new_image_and_the_one_before(tmp_p
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout
     assert json.loads((tmp_path / "store").read_text()) == [
+        "192.0.2.31:5000/dask@sha256:1",
         "192.0.2.31:5000/dask@sha256:2",
         f"192.0.2.11:5000/{REFERENCE}",
     ]

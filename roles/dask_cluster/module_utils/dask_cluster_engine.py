@@ -20,7 +20,7 @@ def installed() -> bool:
 
 
 class Engine(http.client.HTTPConnection):
-    """A connection to the engine; each answer is due within DEADLINE seconds."""
+    """A connection to the engine; each answer is due within `timeout` seconds, at first DEADLINE."""
 
     def __init__(self) -> None:
         """Connect later."""
@@ -29,7 +29,7 @@ class Engine(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(DEADLINE)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(SOCKET)
 
     def ask(self, path: str) -> Any:

@@ -30,6 +30,7 @@ removed:
   description: What was removed, or would be, as C(image registry/name@sha256:...).
   type: list
 """
+DEADLINE = 600
 
 
 def surplus(images: Iterable[Mapping[str, Any]], used: set[str], keep: Sequence[str]) -> list[str]:
@@ -88,9 +89,11 @@ def main() -> None:
         required_one_of=[("keep", "only")],
         supports_check_mode=True,
     )
-    keep, only = module.params["keep"], module.params["only"]
+    keep, only, engine = module.params["keep"], module.params["only"], Engine()
+    # it deletes an image's layers before it answers
+    engine.timeout = DEADLINE
     try:
-        removed = prune(Engine(), keep, module.check_mode) if only is None else gone(Engine(), only, module.check_mode)
+        removed = prune(engine, keep, module.check_mode) if only is None else gone(engine, only, module.check_mode)
     except (OSError, http.client.HTTPException, ValueError) as error:
         module.fail_json(msg=f"the engine cannot remove images: {error}")
     module.exit_json(changed=bool(removed), removed=[f"image {name}" for name in removed])
