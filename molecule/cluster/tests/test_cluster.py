@@ -263,11 +263,11 @@ def test_every_suite_of_the_verification_passes() -> None:
 
 @pytest.fixture
 def no_mirror() -> Iterator[None]:
-    """Hosts whose lists of packages are old, and whose mirror does not answer."""
+    """Hosts whose lists of packages are old, and whose mirror is not there."""
     sources = "/etc/apt/sources.list"
     try:
         for host in (*FIRST, NEW):
-            on(host).check_output(f"mv {sources} /root && echo 'deb http://127.0.0.1:1 stable main' > {sources}")
+            on(host).check_output(f"mv {sources} /root && echo 'deb file:/no/mirror stable main' > {sources}")
             on(host).check_output("rm -f /var/lib/apt/periodic/* && touch --date '2 days ago' /var/lib/apt/lists")
         yield
     finally:
