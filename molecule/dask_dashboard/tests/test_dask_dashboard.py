@@ -201,7 +201,7 @@ def test_a_workers_page_opens_to_no_stranger(addresses):
 
 
 def test_a_good_login_succeeds_while_twenty_wrong_ones_are_held(host, ask, wait):
-    now = host.check_output("date +%%s")
+    now = host.check_output("date +%s")
 
     def said():
         return host.check_output("journalctl --no-pager --unit %s --since @%s", UNIT, now)
