@@ -94,6 +94,7 @@ def stop(child: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError, PermissionError):
             while time.monotonic() < end:
                 os.killpg(child.pid, 0)
+                # for a group there is no wait
                 time.sleep(0.1)
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()

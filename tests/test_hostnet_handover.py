@@ -23,7 +23,8 @@ import pytest
 from distributed import Client
 from distributed.active_memory_manager import RetireWorker
 from distributed.core import Status
-from test_hostnet_tls import WORKERS, Authority, Cluster, wait_for
+from test_hostnet_tls import WORKERS, Authority, Cluster
+from waiting import wait_for
 
 DRAIN = Path(__file__).parents[1] / "roles/dask_worker/files/drain.py"
 # seconds that a worker has for it here: what gives up at once, or is done, needs less

@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 import run as suite
+from waiting import wait_for
 
 SHARED = ("shared", "late", "quiet", "forgotten")
 MOLECULE = """#!/bin/sh
@@ -132,16 +132,11 @@ def test_what_outlives_its_parent_is_ended_with_it(tmp_path, monkeypatch):
     stubborn += "open(sys.argv[1], 'w').write(f'{os.getpid()} '); threading.Event().wait(60)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stubborn!r}, {str(said)!r}])"
     parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    end = time.monotonic() + 60
-    while not said.exists() or " " not in said.read_text():
-        assert time.monotonic() < end, "it has not begun"
-        time.sleep(0.05)
+    wait_for(lambda: said.exists() and " " in said.read_text(), "it has begun", 60)
     child = psutil.Process(int(said.read_text()))
     suite.stop(parent)
     # whoever adopts it may not have asked for its status yet
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < end, "it goes on"
-        time.sleep(0.05)
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "it has ended")
 
 
 def test_shell_scripts_are_found_by_their_first_line():

@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from cryptography.x509.oid import NameOID
 from distributed import Client, get_client
 from distributed.security import Security
 from loading import load
+from waiting import wait_for
 
 PRELOADS = Path(__file__).parents[1] / "roles/dask_container/files/preload"
 TAKEN_UP = Path(__file__).parents[1] / "roles/dask_tls/files/taken_up.py"
@@ -90,13 +91,6 @@ def old() -> Authority:
 @pytest.fixture(scope="session")
 def new() -> Authority:
     return Authority()
-
-
-def wait_for(condition: Callable[[], Any], what: str, deadline: float = 30) -> None:
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, f"not within {deadline} s: {what}"
-        time.sleep(0.1)
 
 
 def free_port() -> int:

@@ -6,13 +6,13 @@ import json
 import runpy
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster, Scheduler, get_client
+from waiting import wait_for
 
 SCRIPT = Path(__file__).parents[1] / "roles/dask_container/files/in_flight.py"
 IDLE = {"tasks": 0, "processing": 0, "bytes": 0, "clients": 0, "retired": []}
@@ -39,12 +39,6 @@ def asked(address: str) -> subprocess.CompletedProcess[str]:
     source = SCRIPT.read_text(encoding="utf-8")
     command = [sys.executable, "-", address]
     return subprocess.run(command, input=source, capture_output=True, text=True, timeout=120, check=False)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
 
 
 def in_flight(cluster: LocalCluster) -> dict[str, Any]:
@@ -83,11 +77,11 @@ def test_the_client_that_a_worker_keeps_for_its_tasks_is_not_counted(cluster: Lo
 def test_a_published_dataset_is_a_stored_key_and_nothing_once_it_is_unpublished(cluster: LocalCluster) -> None:
     with Client(cluster.scheduler_address) as client:
         client.publish_dataset(kept=client.scatter(b"x" * 1000))
-    wait_for(lambda: in_flight(cluster)["clients"] == 0)
+    wait_for(lambda: in_flight(cluster)["clients"] == 0, "no client is left")
     assert in_flight(cluster)["tasks"] == 1
     with Client(cluster.scheduler_address) as client:
         client.unpublish_dataset("kept")
-    wait_for(lambda: in_flight(cluster) == IDLE)
+    wait_for(lambda: in_flight(cluster) == IDLE, "the cluster is idle")
     # what must not be counted is there
     assert any(name.startswith("published-") for name in cluster.scheduler.clients)
 
@@ -106,7 +100,7 @@ def test_a_worker_that_takes_no_tasks_is_named(cluster: LocalCluster) -> None:
         client.run_on_scheduler(retire)
         assert in_flight(cluster)["retired"] == ["0"]
         client.run_on_scheduler(bring_back)
-        wait_for(lambda: in_flight(cluster)["retired"] == [])
+        wait_for(lambda: in_flight(cluster)["retired"] == [], "all take tasks")
 
 
 def test_it_asks_where_the_scheduler_listens_and_not_where_the_inventory_says(processes: Path) -> None:

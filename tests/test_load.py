@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed import Client, LocalCluster
+from waiting import wait_for
 
 SCRIPT = Path(__file__).with_name("load.py")
 
@@ -25,13 +25,6 @@ def cluster() -> Iterator[LocalCluster]:
         n_workers=2, threads_per_worker=2, processes=True, host="127.0.0.1", dashboard_address=None
     ) as made:
         yield made
-
-
-def until(condition: Callable[[], Any], what: str, deadline: float = 30) -> None:
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, f"not within {deadline} s: {what}"
-        time.sleep(0.1)
 
 
 class Running:
@@ -77,12 +70,12 @@ def test_all_is_well(load: Running) -> None:
 def test_a_worker_that_is_killed_is_seen(cluster: LocalCluster, load: Running) -> None:
     found: list[str] = []
     # it may have ended by the next look
-    until(lambda: found.extend(executing(cluster, "some-")) or found, "a task is at work")
+    wait_for(lambda: found.extend(executing(cluster, "some-")) or found, "a task is at work")
     address = found[0]
     with Client(cluster.scheduler_address, set_as_default=False) as client:
         os.kill(client.run(os.getpid)[address], signal.SIGKILL)
-        until(lambda: address not in client.scheduler_info(n_workers=-1)["workers"], "the scheduler knows")
-        until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == 2, "its nanny has another")
+        wait_for(lambda: address not in client.scheduler_info(n_workers=-1)["workers"], "the scheduler knows")
+        wait_for(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == 2, "its nanny has another")
     status, came = load.end()
     assert status == 1
     # what was computed is computed again

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from loading import load
+from waiting import wait_for
 
 ROOT = Path(__file__).parent.parent
 ROLE = ROOT / "roles/dask_lock"
@@ -243,7 +244,7 @@ def test_a_held_command_renews_the_lock(lock: ModuleType, path: Path) -> None:
     with started(*hold(path, "sleep", "5", every=0.05)):
         for _ in range(2):
             grow_old(path, 500)
-            wait(lambda: is_fresh(path), 4)
+            wait_for(lambda: is_fresh(path), "the lock is renewed", 4)
 
 
 def test_a_held_command_goes_on_without_the_lock_and_says_so_once(lock: ModuleType, path: Path) -> None:
@@ -263,7 +264,7 @@ def test_what_ends_it_ends_the_command(path: Path, sent: signal.Signals) -> None
         process.send_signal(sent)
         process.wait(4)
 
-        wait(lambda: is_gone(child), 4)
+        wait_for(lambda: is_gone(child), "it is gone", 4)
     assert process.returncode == -sent
 
 
@@ -314,11 +315,11 @@ def test_a_keeper_renews_it_until_the_run_ends(lock: ModuleType, action: ModuleT
         keep(action, run, path, every=0.1, silent=2)
         for _ in range(2):
             grow_old(path, 500)
-            wait(lambda: is_fresh(path))
+            wait_for(lambda: is_fresh(path), "the lock is renewed", 60)
         assert is_kept(action, run)
         process.kill()
         # also while nobody has waited for it
-        wait(lambda: not is_kept(action, run))
+        wait_for(lambda: not is_kept(action, run), "nobody keeps the lock", 60)
 
 
 def test_a_run_has_one_keeper(lock: ModuleType, action: ModuleType, path: Path) -> None:
@@ -326,10 +327,10 @@ def test_a_run_has_one_keeper(lock: ModuleType, action: ModuleType, path: Path) 
     with started("sleep", "60") as process:
         run = holder_of(action, process.pid)
         one = keep(action, run, path, every=0.2)
-        wait(lambda: is_renewed(one, 1))
+        wait_for(lambda: is_renewed(one, 1), "it is renewed", 60)
         # another one would be the first to renew it
         another = keep(action, run, path, every=0)
-        wait(lambda: is_renewed(one, 5))
+        wait_for(lambda: is_renewed(one, 5), "it is renewed", 60)
         assert not another.exists()
 
 
@@ -344,13 +345,13 @@ def test_a_keeper_leaves_alone_what_is_not_the_runs_any_more(
     before = path.read_text() if other else None
     with started("sleep", "60") as process:
         renewals = keep(action, holder_of(action, process.pid), path, every=0.05)
-        wait(lambda: is_renewed(renewals, 3))
+        wait_for(lambda: is_renewed(renewals, 3), "it is renewed", 60)
         assert (path.read_text() if path.exists() else None) == before
         # it is the run's again, as of two playbooks in one
         if not other:
             place_program(lock, path)
             grow_old(path, 500)
-            wait(lambda: is_fresh(path))
+            wait_for(lambda: is_fresh(path), "the lock is renewed", 60)
 
 
 def test_a_keeper_whose_host_hangs_ends_with_the_run_too(action: ModuleType, tmp_path: Path) -> None:
@@ -364,17 +365,10 @@ def test_a_keeper_whose_host_hangs_ends_with_the_run_too(action: ModuleType, tmp
     with started("sleep", "60") as process:
         run = holder_of(action, process.pid)
         action.keep(run, 0, hang)
-        wait(lambda: asked.exists() and asked.read_text().endswith("\n"))
+        wait_for(lambda: asked.exists() and asked.read_text().endswith("\n"), "the host is asked", 60)
         process.kill()
-        wait(lambda: not is_kept(action, run))
-    wait(lambda: is_gone(int(asked.read_text())), 20)
-
-
-def wait(until: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        wait_for(lambda: not is_kept(action, run), "nobody keeps the lock", 60)
+    wait_for(lambda: is_gone(int(asked.read_text())), "it is gone", 20)
 
 
 PLAYBOOK = """
@@ -443,12 +437,16 @@ def test_a_run_has_it_from_its_beginning_to_its_end(
     path = tmp_path / "lock"
     with started(*playbook("-e", "__dask_lock_every=0.2")) as first:
         # by a line a host
-        wait(lambda: (tmp_path / "touched").exists() and (tmp_path / "touched").stat().st_size == 2)
+        wait_for(
+            lambda: (tmp_path / "touched").exists() and (tmp_path / "touched").stat().st_size == 2,
+            "both hosts are at work",
+            60,
+        )
         held = json.loads(path.read_text())
         assert (held["pid"], held["verb"]) == (first.pid, "drain")
         # though the step goes on
         grow_old(path, 500)
-        wait(lambda: is_fresh(path))
+        wait_for(lambda: is_fresh(path), "the lock is renewed", 60)
 
         (tmp_path / "touched").unlink()
         status, said = run("--limit", "w1")
@@ -460,7 +458,7 @@ def test_a_run_has_it_from_its_beginning_to_its_end(
         assert not (tmp_path / "touched").exists()
 
         first.kill()
-        wait(lambda: not is_kept(action, held))
+        wait_for(lambda: not is_kept(action, held), "nobody keeps the lock", 60)
     assert json.loads(path.read_text())["token"] == held["token"]
 
     (tmp_path / "go").touch()
