@@ -50,7 +50,7 @@ running:
   description: Names of the containers of workers that run.
   type: list
 called:
-  description: By container, running or not, the worker's C(name) and its C(scheduler), as it was started.
+  description: By container that runs, the worker's C(name) and its C(scheduler), as it was started.
   type: dict
 answers:
   description: Whether there is an engine that says so, or none at all.
@@ -71,14 +71,14 @@ def marks(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8", errors="replace").strip() for path in found if path.is_file()}
 
 
-def containers() -> dict[str, dict[str, Any]] | None:
-    """Return what the engine lists of workers, by container: of no engine nothing, of one that does not say `None`."""
-    wanted = urllib.parse.quote('{"label":["io.dask-hostnet.kind=dask-worker"]}')
+def running() -> dict[str, dict[str, str]] | None:
+    """Return how workers that run were called, by container: of no engine none, of one that does not say `None`."""
+    wanted = urllib.parse.quote('{"label":["io.dask-hostnet.kind=dask-worker"],"status":["running","restarting"]}')
     try:
-        listed = Engine().ask(f"/containers/json?all=1&filters={wanted}")
+        listed = Engine().ask(f"/containers/json?filters={wanted}")
     except (OSError, http.client.HTTPException, ValueError):
         return None if installed() else {}
-    return {each["Names"][0].lstrip("/"): each for each in listed or []}
+    return {each["Names"][0].lstrip("/"): called(each["Command"]) for each in listed or []}
 
 
 def called(command: str) -> dict[str, str]:
@@ -109,13 +109,13 @@ def look(folder: str, workers: list[str], state: str, files: dict[str, str], uni
     """Return all of it."""
     marked = marks(Path(folder))
     drained = {"drained": workers, "running": []}.get(state, [name for name in workers if name in marked])
-    said, found = unit_state(unit), containers()
+    said, found = unit_state(unit), running()
     wanted = {"LoadState": "loaded", "ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
     return {
         "drained": drained,
         "marks": marked,
-        "running": sorted(name for name, each in (found or {}).items() if each["State"] in ("running", "restarting")),
-        "called": {name: called(each["Command"]) for name, each in (found or {}).items()},
+        "running": sorted(found or {}),
+        "called": found or {},
         "answers": found is not None,
         "handover": said == wanted and all(same(path, content) for path, content in files.items()),
         "has_unit": said.get("LoadState") == "loaded",
