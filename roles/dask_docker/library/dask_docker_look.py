@@ -88,16 +88,22 @@ def held() -> list[str]:
     return [line.split()[0].partition(":")[0] for line in found.splitlines() if line.endswith("\thold")]
 
 
-def missing(packages: list[str]) -> list[str]:
-    """Return those that are not installed by that very name: of one with a version or a pattern only apt knows."""
-    found = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n", "--", *packages],
+def statuses() -> list[list[str]]:
+    """Return the status and the name of each package that dpkg knows."""
+    listed = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"],
         capture_output=True,
         text=True,
         timeout=DEADLINE,
-        check=False,
+        check=True,
     ).stdout
-    return [name for name in packages if f"installed {name}" not in found.splitlines()]
+    return [line.split() for line in listed.splitlines()]
+
+
+def missing(packages: list[str]) -> list[str]:
+    """Return those that are not installed by that very name: of one with a version or a pattern only apt knows."""
+    here = {name for status, name in statuses() if status == "installed"}
+    return [name for name in packages if name not in here]
 
 
 def interrupted() -> bool:
@@ -116,20 +122,13 @@ def before(config: str, is_ours: bool) -> dict[str, Any]:
     if is_ours:
         return {"known": False}
     content, _ = load(config)
-    installed = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=True,
-    ).stdout
     return {
         "known": True,
         "engine": package(),
         # null: there was none
         "config": content if Path(config).exists() else None,
         "held": held(),
-        "packages": sorted({line.split()[1] for line in installed.splitlines() if not line.startswith("not-")}),
+        "packages": sorted({name for status, name in statuses() if not status.startswith("not-")}),
         "groups": sorted(group.gr_name for group in grp.getgrall()),
         "data": [path for path in DATA if Path(path).is_dir() and any(Path(path).iterdir())],
     }
