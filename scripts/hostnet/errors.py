@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 DONE = 0
 FAILED = 1
@@ -35,14 +35,18 @@ class InterruptedRunError(HostnetError):
         self.status = 128 + signum
 
 
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Return those of the signals that are not ignored, as a hang-up is under nohup."""
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def ended(name: str, command: Callable[[], int], stopped: str = STOPPED) -> int:
     """Return the exit status of a command; what ends it early is one line on stderr.
 
-    A request to terminate and a terminal that closes are what Ctrl-C is, unless they are ignored, as under nohup.
+    A request to terminate and a terminal that closes are what Ctrl-C is.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    for number in heeded((signal.SIGTERM, signal.SIGHUP)):
+        signal.signal(number, signal.default_int_handler)
     try:
         return command()
     except KeyboardInterrupt:

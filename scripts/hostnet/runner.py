@@ -15,7 +15,7 @@ from typing import Any
 
 import ansible_runner
 
-from hostnet.errors import DONE, FAILED, REFUSED, UNREACHABLE, InterruptedRunError
+from hostnet.errors import DONE, FAILED, REFUSED, UNREACHABLE, InterruptedRunError, heeded
 from hostnet.events import Failure, HostStats, Recorder
 
 # after the signal Ansible gets this long to end its workers; then ansible-runner kills it
@@ -80,9 +80,8 @@ class Stop:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
-        """Take over the signals, but those that are ignored, as a hang-up is under nohup."""
-        heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._received) for number in heeded}
+        """Take over the signals, but those that are ignored."""
+        self._before = {number: signal.signal(number, self._received) for number in heeded(STOP_SIGNALS)}
         return self
 
     def __exit__(
