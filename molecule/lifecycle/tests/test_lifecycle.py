@@ -27,6 +27,17 @@ print(json.dumps(client.run_on_scheduler(lambda dask_scheduler: [
 THREADS = """
 print(json.dumps({w["name"]: w["nthreads"] for w in client.scheduler_info(n_workers=-1)["workers"].values()}))
 """
+# nobody waits for its result; it ends when it is let go
+HELD = """
+def held():
+    import pathlib, time
+    pathlib.Path("/tmp/held").touch()
+    while not pathlib.Path("/tmp/let-go").exists():
+        time.sleep(0.1)
+
+distributed.fire_and_forget(client.submit(held, pure=False, priority=10, workers=["worker1-0"]))
+print(json.dumps("submitted"))
+"""
 STORE = """
 client.publish_dataset(kept=client.scatter(b"x" * 5_000_000, workers=["worker1-0"], hash=False))
 print(json.dumps("stored"))
@@ -87,9 +98,13 @@ def reboot(host, wait):
     wait(lambda: booted(host) not in ("", before), "the host is up again", 240)
 
 
-def test_a_drain_that_was_killed_goes_on_when_it_is_run_again(node, play, client, names, edit, load, container):
-    # while what it has is moved, and while it is marked
+def test_a_drain_that_was_killed_goes_on_when_it_is_run_again(node, play, client, names, edit, wait, load, container):
+    # a task that does not end before the kill
+    client(HELD)
+    wait(lambda: node("worker1").run("docker exec dask-worker-0 test -e /tmp/held").rc == 0, "it runs", 60)
+    # while what the worker has is moved, and while it is marked
     assert killed(DRAIN, *ONE, at="dask_worker : Drain | Ensure others", when=lambda: client(RETIRED) == ["worker1-0"])
+    node("worker1").check_output("docker exec dask-worker-0 touch /tmp/let-go")
     play(playbook=STATUS).says("take no tasks: worker1-0: a drain is under way or was cut off")
     assert killed(DRAIN, *ONE, at="dask_worker : Drain | Ensure each is marked")
     run = play(*ONE, playbook=DRAIN, dask_worker_drain_reason="a test")
