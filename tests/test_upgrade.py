@@ -96,8 +96,10 @@ module.exit_json(answers=True, containers=found, held=[], note=said)
 - fail: {msg: "a result is wrong"}
   when: (state ~ '/fail-verify-' ~ dask_cluster_image[-1]) is file
 - copy:
-    content: "{{ dask_cluster_image }} {{ dask_container_verify_workers }} / {{ dask_container_verify_others }}"
+    content: "{{ dask_cluster_image }} {{ workers.present | join(' ') }} / {{ workers.optional | join(' ') }}"
     dest: "{{ state }}/verified"
+  vars:
+    workers: "{{ dask_container_verify_workers }}"
 """,
 }
 
@@ -110,6 +112,7 @@ class Cluster:
         self.state.mkdir()
         for name in ("upgrade.yml", "replace.yml"):
             self._put(f"playbooks/{name}", (ROOT / "playbooks" / name).read_text())
+        shutil.copytree(ROOT / "playbooks/filter_plugins", folder / "playbooks/filter_plugins")
         shutil.copytree(ROLES / "dask_cluster", folder / "roles/dask_cluster")
         for name in ("filter_plugins", "defaults", "vars", "templates", "tasks", "meta/main.yml"):
             self._copy(f"dask_image/{name}")
