@@ -29,8 +29,8 @@ LOGS = ROOT / ".hostnet" / "log"
 TAIL = 150
 RUNNING: set[subprocess.Popen[bytes]] = set()
 GRACE = 20
-CHECK_DEADLINE = 1200
-SCENARIO_DEADLINE = 3600
+CHECK_DEADLINE = 2400
+SCENARIO_DEADLINE = 4800
 # 220 runs that are killed
 THOROUGH_DEADLINE = 12 * 3600
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"

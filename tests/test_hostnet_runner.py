@@ -3,8 +3,8 @@
 import io
 import os
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ import pytest
 from hostnet import progress, runner
 from hostnet.errors import InterruptedRunError
 from hostnet.events import Recorder
+from waiting import wait_for
 
 HEAD = "- name: Try\n  hosts: all\n  gather_facts: false\n  tasks:\n"
 INVENTORY = """
@@ -162,18 +163,13 @@ def test_where_no_task_ran_ansibles_own_error_is_the_cause(play, tasks, inventor
 
 @pytest.fixture
 def dawdle():
-    """A task that sleeps for hours, and whether any of its processes is left a moment later."""
+    """A task that sleeps for hours, and how many of its processes there are."""
     seconds = str(10_000 + time.time_ns() % 10**9)
 
-    def left():
-        ends = time.monotonic() + 5
-        while time.monotonic() < ends:
-            if not any(is_sleep(folder, seconds) for folder in Path("/proc").glob("[0-9]*")):
-                return False
-            threading.Event().wait(0.2)
-        return True
+    def count():
+        return sum(is_sleep(folder, seconds) for folder in Path("/proc").glob("[0-9]*"))
 
-    return f"    - name: Dawdle\n      ansible.builtin.command: sleep {seconds}\n", left
+    return f"    - name: Dawdle\n      ansible.builtin.command: sleep {seconds}\n", count
 
 
 def is_sleep(folder, seconds):
@@ -184,12 +180,12 @@ def is_sleep(folder, seconds):
 
 
 def test_a_run_past_its_deadline_is_stopped_with_all_it_started(play, dawdle):
-    tasks, left = dawdle
+    tasks, count = dawdle
     result = play(tasks, deadline=30.0)
     assert result.status == 1
     assert result.failures[-1].task == "Dawdle"
     assert "not done after 30 s" in result.failures[-1].cause[0]
-    assert not left()
+    wait_for(lambda: not count(), "nothing is left of it")
 
 
 def test_a_terminal_that_closes_ends_no_run_under_nohup():
@@ -203,27 +199,35 @@ def test_a_terminal_that_closes_ends_no_run_under_nohup():
 
 
 def test_a_signal_stops_ansible_and_all_it_started(play, dawdle):
-    def interrupt(recorder: Recorder) -> None:
-        if len(recorder.started) == 2 and not sent.is_set():
-            sent.set()
-            threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    def interrupt() -> None:
+        wait_for(lambda: count() == 2, "both hosts' processes are there")
+        os.kill(os.getpid(), signal.SIGINT)
 
-    tasks, left = dawdle
-    sent = threading.Event()
+    tasks, count = dawdle
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(InterruptedRunError) as caught:
-        play(tasks, on_event=interrupt)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(interrupt)
+        with pytest.raises(InterruptedRunError) as caught:
+            play(tasks)
+        sent.result()
     assert caught.value.status == 130
-    assert not left()
+    wait_for(lambda: not count(), "nothing is left of it")
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_piped_progress_is_plain_lines(play):
-    out = io.StringIO()
+def test_piped_progress_is_plain_lines(play, tmp_path):
+    class Out(io.StringIO):
+        def write(self, text):
+            # the task ends when it was shown
+            if "Dawdle  0/2 hosts" in text:
+                (tmp_path / "shown").touch()
+            return super().write(text)
+
+    out = Out()
     display = progress.Progress(out, every=0.5)
     on_event = display.start("site")
-    # a task that lasts for several ticks, of which one has to find it before it ends
-    result = play("    - name: Dawdle\n      ansible.builtin.command: sleep 5\n", on_event=on_event)
+    until = f"until test -e {tmp_path}/shown; do sleep 0.1; done"
+    result = play(f"    - name: Dawdle\n      ansible.builtin.shell: {until}\n", on_event=on_event)
     display.end(progress.summary(result))
     lines = out.getvalue().splitlines()
     assert "\x1b" not in out.getvalue()
@@ -243,9 +247,7 @@ def test_live_progress_rewrites_one_line(monkeypatch):
     for event, host in [("runner_on_start", "one"), ("runner_on_start", "two"), ("runner_on_ok", "one")]:
         recorder.record({"event": event, "event_data": {"host": host}})
     on_event(recorder)
-    ends = time.monotonic() + 5
-    while "1/2 hosts" not in out.getvalue() and time.monotonic() < ends:
-        threading.Event().wait(0.02)
+    wait_for(lambda: "1/2 hosts" in out.getvalue(), "it is shown")
     display.end("done")
     assert "\r\x1b[Ksite   0:00  dask_image : Pull  1/2 hosts" in out.getvalue()
     assert out.getvalue().count("\n") == 1

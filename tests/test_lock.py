@@ -190,7 +190,7 @@ def holder_of(action: ModuleType, pid: int) -> dict[str, Any]:
 
 
 def test_a_holder_is_gone_when_its_process_is(action: ModuleType) -> None:
-    with started("sleep", "5") as process:
+    with started("sleep", "60") as process:
         holder = holder_of(action, process.pid)
         assert not action.is_gone(holder)
         # another that was given the number since
@@ -241,10 +241,10 @@ def test_a_held_command_has_its_own_input_output_and_status(path: Path) -> None:
 
 def test_a_held_command_renews_the_lock(lock: ModuleType, path: Path) -> None:
     take(lock, path, "mine")
-    with started(*hold(path, "sleep", "5", every=0.05)):
+    with started(*hold(path, "sleep", "60", every=0.05)):
         for _ in range(2):
             grow_old(path, 500)
-            wait_for(lambda: is_fresh(path), "the lock is renewed", 4)
+            wait_for(lambda: is_fresh(path), "the lock is renewed")
 
 
 def test_a_held_command_goes_on_without_the_lock_and_says_so_once(lock: ModuleType, path: Path) -> None:
@@ -258,13 +258,13 @@ def test_a_held_command_goes_on_without_the_lock_and_says_so_once(lock: ModuleTy
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_what_ends_it_ends_the_command(path: Path, sent: signal.Signals) -> None:
-    with started(*hold(path, "sh", "-c", "echo $$; exec sleep 5")) as process:
+    with started(*hold(path, "sh", "-c", "echo $$; exec sleep 60")) as process:
         assert process.stdout
         child = int(process.stdout.readline())
         process.send_signal(sent)
-        process.wait(4)
+        process.wait(30)
 
-        wait_for(lambda: is_gone(child), "it is gone", 4)
+        wait_for(lambda: is_gone(child), "it is gone")
     assert process.returncode == -sent
 
 

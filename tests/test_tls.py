@@ -170,7 +170,7 @@ def test_a_look_reads_no_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("playbook", ["status.yml", "verify.yml"])
 def test_a_registry_on_a_host_of_its_own_is_warned_of(tmp_path: Path, playbook: str) -> None:
-    (tmp_path / "host.crt").write_text(made(9)[1])
+    (tmp_path / "host.crt").write_text(made(9.5)[1])
     groups = {"dask_scheduler": ["head"], "dask_workers": ["one"], "dask_registry": ["store"]}
     addresses = {"head": "192.0.2.11", "one": "192.0.2.21", "store": "192.0.2.31"}
     inventory = {

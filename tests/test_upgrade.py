@@ -373,12 +373,12 @@ def test_a_way_back_that_was_killed_goes_on_whatever_the_failed_image_has(cluste
 def test_work_in_flight_is_waited_for_and_kept_or_given_up(cluster: Cluster) -> None:
     cluster.flight({"tasks": 12, "processing": 3, "bytes": 4096, "clients": 1})
     said = "the cluster has 12 tasks or stored keys (4096 bytes), of which 3 processing, and 1 clients"
-    status, text = cluster.run("-e", "hostnet_upgrade_wait=6")
+    status, text = cluster.run("-e", "hostnet_upgrade_wait=15")
     assert status == 2, text
-    assert re.search(f"^{re.escape(f'scheduler1: {said}; waiting ')}[1-6] s more at most$", text, re.MULTILINE), text
-    assert f"{said} after 6 s. Nothing was replaced." in " ".join(text.split())
+    assert re.search(rf"^{re.escape(f'scheduler1: {said}; waiting ')}\d+ s more at most$", text, re.MULTILINE), text
+    assert f"{said} after 15 s. Nothing was replaced." in " ".join(text.split())
     assert (cluster.running(), cluster.note()) == ([A, A, A], {})
-    assert len((cluster.state / "asked").read_text().split()) == 2
+    assert len((cluster.state / "asked").read_text().split()) >= 2
     cluster.fail("forced")
     status, text = cluster.run("-e", "hostnet_upgrade_wait=0", "-e", "hostnet_upgrade_busy=force")
     assert status == 0, text

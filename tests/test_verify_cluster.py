@@ -189,7 +189,7 @@ def test_json_says_what_the_table_says_and_the_address_may_be_configured(cluster
 def test_missing_strange_and_unwanted_workers_are_named(cluster: Cluster, quick: Quick, tmp_path: Path) -> None:
     names = tmp_path / "names"
     names.write_text("c\nd\n")
-    short = ("--timeout", "30", "--check-timeout", "1")
+    short = ("--timeout", "30", "--check-timeout", "4")
     done = quick(cluster.address, "--workers", f"@{names}", "--absent", "d,b", "--n-workers", "3", *short)
     assert done.returncode == 1
     result, detail = table(done)["workers"]
@@ -208,13 +208,13 @@ def test_optional_worker_is_judged_neither_present_nor_absent(cluster: Cluster, 
     done = quick(cluster.address, "--workers", "a", "--optional", "b,c")
     assert done.returncode == 0
     assert table(done)["workers"] == ("ok", "2 present: a, b")
-    done = quick(cluster.address, "--optional", "a", "--timeout", "30", "--check-timeout", "1")
+    done = quick(cluster.address, "--optional", "a", "--timeout", "30", "--check-timeout", "4")
     assert table(done)["workers"][1].startswith("strange: b at ")
 
 
 def test_hanging_worker_is_named_and_the_others_are_still_checked(cluster: Cluster, quick: Quick) -> None:
     with cluster.stopped("b"):
-        done = quick(cluster.address, "--timeout", "45", "--check-timeout", "5", "--transfer-bytes", "1kB")
+        done = quick(cluster.address, "--timeout", "90", "--check-timeout", "10", "--transfer-bytes", "1kB")
     assert done.returncode == 1
     result, detail = table(done)["answers"]
     assert result == "FAILED"
@@ -234,9 +234,9 @@ def test_worker_held_by_another_client_is_busy_and_an_error_when_strict(
         while not stop.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    short = ("--timeout", "60", "--check-timeout", "5", "--transfer-bytes", "1kB")
+    short = ("--timeout", "120", "--check-timeout", "10", "--transfer-bytes", "1kB")
     with cluster.client() as client:
-        held = client.submit(hold, began, stop, 90, workers=["b"], pure=False)
+        held = client.submit(hold, began, stop, 600, workers=["b"], pure=False)
         deadline = time.monotonic() + START_SECONDS
         while not began.exists():
             assert time.monotonic() < deadline
@@ -279,7 +279,7 @@ def test_scheduler_that_is_not_there_or_hangs_is_unreachable(cluster: Cluster) -
 
 def test_cluster_without_workers_fails_and_skips_what_needs_one(quick: Quick, tmp_path: Path) -> None:
     with cluster_of(tmp_path) as made:
-        done = quick(made.address, "--check-timeout", "1")
+        done = quick(made.address, "--check-timeout", "4")
     assert done.returncode == 1
     assert table(done)["workers"] == ("FAILED", "no worker is connected")
     assert table(done)["transfers"] == ("skipped", "no worker to try it on")

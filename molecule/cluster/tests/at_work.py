@@ -146,9 +146,9 @@ def scheduler_address() -> str:
 
 
 def verification(*workers: str) -> str:
-    """Return the table of a verification in which each of these workers takes part; it must pass within 180 s."""
+    """Return the table of a verification in which each of these workers takes part; it must pass within 600 s."""
     command = ["python", "/verify/verify_cluster.py", scheduler_address(), "--workers", ",".join(workers)]
-    return ask_cluster(*command, "--timeout", "180")
+    return ask_cluster(*command, "--timeout", "600")
 
 
 def process(name: str, container: str, pattern: str) -> int | None:

@@ -139,7 +139,7 @@ print(Client("{scheduler_address()}").submit(shout, 100_000, workers=["worker1-0
 """
     assert ask_cluster("python", "-c", code).strip() == "100000000"
     host = on("worker1")
-    docker_logs = "docker logs --tail 5 dask-worker-0"
+    docker_logs = "docker logs --tail 100 dask-worker-0"
     wait_until(lambda: "it is said" in host.check_output(docker_logs), "the last line in docker logs", 60)
     folder = containers("worker1")["dask-worker-0"]["LogPath"].rpartition("/")[0]
     sizes = [int(size) for size in host.check_output(f"stat -c %s {folder}/*.log*").split()]

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from at_work import ROOT, containers, identities, on, verification, wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 SCAN = (ROOT / "molecule/dask_firewall/tests/scan.py").read_text(encoding="utf-8")
 WORKER = {22, 10000, 10100, 10200}
@@ -62,7 +62,9 @@ def test_a_host_that_was_booted_is_as_closed_as_before_and_works_again() -> None
     table = "nft --stateless list table inet dask_hostnet"
     before, rules = booted("worker2"), on("worker2").check_output(table)
     identity = identities("worker2")["worker2", "dask-worker-0"]
-    on("worker2").run("systemctl reboot")
+    # its connection may end first
+    with suppress(RuntimeError):
+        on("worker2").run("systemctl reboot")
     wait_until(lambda: booted("worker2") not in ("", before), "worker2 is up again", 120)
     assert on("worker2").check_output(table) == rules
     wait_until(

@@ -201,7 +201,9 @@ def test_a_bundle_is_all_that_a_client_needs(bundle: Path, tmp_path: Path) -> No
     code = "from distributed import Client; print(Client().submit(sum, range(5)).result(timeout=30))"
     done = python(here, "-c", code)
     assert (done.returncode, done.stdout) == (0, "10\n"), done.stderr
-    verified = python(here, str(ROOT / "scripts/verify_cluster.py"), "--versions", "--n-workers", "3")
+    verified = python(
+        here, str(ROOT / "scripts/verify_cluster.py"), "--versions", "--n-workers", "3", "--timeout", "600"
+    )
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "333283335000" in verified.stdout
     assert "\nversions: " in verified.stdout

@@ -234,7 +234,7 @@ def test_the_secrets_are_kept(host):
     assert found.stdout == ""
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(1200)
 def test_a_password_of_the_operators_wins_and_a_renewed_certificate_is_taken_up(host, ask, converge, address):
     process = main_process(host)
     workers = host.check_output("pgrep --parent %s", process)

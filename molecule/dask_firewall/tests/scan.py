@@ -39,11 +39,12 @@ def scan(target: str, ports: Sequence[int], sources: Sequence[str]) -> dict[str,
                 waiting[attempt] = source, port, time.monotonic() + PATIENCE
             if not waiting:
                 return found
+            # what came before the deadline is read, however late this is
+            now = time.monotonic()
             ended = {
                 key.fileobj: key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 for key, _ in selector.select(0.1)
             }
-            now = time.monotonic()
             for attempt, (_, _, deadline) in waiting.items():
                 if deadline < now:
                     ended.setdefault(attempt, errno.ETIMEDOUT)

@@ -163,7 +163,7 @@ def test_it_outlasts_the_engine_its_own_reload_and_restarts_of_nftables(node, wa
         for verb in ("reload", "restart"):
             # it returns before what it has brought along
             host.check_output(f"systemctl {verb} nftables.service")
-            wait(lambda: host.run(TABLE).stdout.strip() == table, f"the table is back after a {verb}", 10)
+            wait(lambda: host.run(TABLE).stdout.strip() == table, f"the table is back after a {verb}", 120)
     finally:
         host.run("systemctl stop nftables.service")
         host.check_output(f"rm -r {drop_in} && systemctl daemon-reload && systemctl start {UNIT}")

@@ -122,7 +122,7 @@ def test_a_digest_that_is_nowhere_fails_the_run_by_host(play, addresses):
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_another_revision_is_another_digest_and_the_old_one_comes_back(converge, node, addresses, inspect, image):
     pin = PIN.read_text()
     converge(dask_image_revision="molecule")

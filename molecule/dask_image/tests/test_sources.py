@@ -60,7 +60,7 @@ def elsewhere(node, addresses):
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_packages_of_ones_own_are_locked_and_in_the_image(converge, builder, tmp_path, image):
     (tmp_path / "requirements.in").write_text("tabulate\n")
     run = {"dask_image_requirements_in": str(tmp_path / "requirements.in")}
@@ -89,7 +89,7 @@ def test_packages_that_do_not_exist_are_refused_by_the_file(play, tmp_path, imag
     assert pinned() == image
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_an_image_from_elsewhere_is_copied_as_it_is(converge, builder, elsewhere):
     run = {"dask_image_source_ref": elsewhere["good"]}
     converge(*HERE, **run)
@@ -103,7 +103,7 @@ def test_an_image_from_elsewhere_is_copied_as_it_is(converge, builder, elsewhere
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [
@@ -136,7 +136,7 @@ def test_a_reference_that_is_nowhere_and_two_images_at_once_are_refused(play, ad
     assert pinned() == image
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_one_file_carries_the_image_to_a_fleet_without_any_other_network(converge, builder, addresses):
     # kept: the scenario `cluster` deploys from it
     archive = CARRIED

@@ -82,7 +82,7 @@ def test_it_comes_back_after_a_crash(host, address, wait):
         now = host.check_output("systemctl show --property=MainPID --value docker-registry")
         return now not in ("0", before) and host.run("ss -Htln sport = :5000").stdout != ""
 
-    wait(back, "the registry listens again", 20)
+    wait(back, "the registry listens again", 120)
     assert status(address, generated()) == 200
 
 

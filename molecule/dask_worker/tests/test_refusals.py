@@ -106,11 +106,11 @@ def test_a_good_client_passes_the_verification(folder, addresses):
     (folder / "dask.yaml").write_text(yaml.safe_dump({"distributed": {"comm": settings}}), encoding="utf-8")
     script, where = ROOT / "scripts" / "verify_cluster.py", f"tls://{addresses['scheduler1']}:8786"
     done = subprocess.run(
-        [sys.executable, script, where, "--workers", "worker1-0,worker2-0", "--json"],
+        [sys.executable, script, where, "--workers", "worker1-0,worker2-0", "--json", "--timeout", "600"],
         env={**os.environ, "DASK_CONFIG": str(folder)},
         stdout=subprocess.PIPE,
         text=True,
-        timeout=240,
+        timeout=700,
         check=False,
     )
     results = {check["check"]: check["result"] for check in json.loads(done.stdout)["checks"]}

@@ -9,7 +9,7 @@ from leftovers import leftovers
 REMOVE, SITE, VERIFY = ROOT / "playbooks/remove.yml", ROOT / "site.yml", ROOT / "playbooks/verify.yml"
 ONE = ("--limit", "worker2")
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def test_what_the_cluster_needs_is_refused(play):

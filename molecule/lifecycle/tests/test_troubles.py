@@ -26,7 +26,7 @@ COUNT = """
 print(json.dumps(client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))))
 """
 
-pytestmark = [pytest.mark.thorough, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
