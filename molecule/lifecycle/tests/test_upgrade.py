@@ -27,7 +27,7 @@ KINDS = {
     f" && echo {b64encode(WRONG).decode()} | base64 -d > wrong.py\nUSER 10786:10786",
 }
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(3000)
 # ten minutes and more, which make test has not
 thorough = pytest.mark.thorough
 
