@@ -480,17 +480,15 @@ async def check_workers(run: Run) -> Detail:
     wanted = max(
         options.n_workers or 0, len(expected or ()), 1 if expected is None and options.n_workers is None else 0
     )
-    asked = False
-    names, missing = set[str](), expected or frozenset[str]()
+    names: set[str] | None = None
     while True:
         try:
             identity = await run.await_one(run.client.scheduler.identity(n_workers=-1))
         except TimeoutError:
-            if not asked:
+            if names is None:
                 raise
             # judged by its last answer
             break
-        asked = True
         run.workers = sorted(Worker(str(info["name"]), address) for address, info in identity["workers"].items())
         names = {worker.name for worker in run.workers}
         missing = (expected or frozenset()) - names

@@ -1,5 +1,6 @@
 """scripts/verify_cluster.py against clusters of real processes, started and judged as an operator would."""
 
+import asyncio
 import importlib
 import json
 import os
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
 import distributed
 import pytest
+from waiting import wait_for
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "verify_cluster.py"
 HELLO = "sum(x**2 for x in range(10000)) = 333283335000"
@@ -198,6 +201,24 @@ def test_missing_strange_and_unwanted_workers_are_named(cluster: Cluster, quick:
     assert detail.endswith("; present but expected to be absent: b; 2 present instead of 3")
 
 
+def test_workers_are_judged_by_the_last_answer_of_a_scheduler_that_gives_no_other(script: Any) -> None:
+    class Scheduler:
+        answers = 1
+
+        async def identity(self, n_workers: int) -> dict[str, Any]:
+            if not self.answers:
+                await asyncio.sleep(60)
+            self.answers -= 1
+            return {"workers": {"tcp://192.0.2.1:1": {"name": "a"}}}
+
+    async def line() -> Any:
+        options = script.Options("tcp://192.0.2.1:8786", frozenset("ab"), check_timeout=2)
+        run = script.Run(options, time.monotonic() + 60, SimpleNamespace(scheduler=Scheduler()))
+        return await script.run_check(run, script.Check("workers", script.check_workers, workers=False))
+
+    assert asyncio.run(line()).detail == "missing: b"
+
+
 def test_drained_worker_is_expected_to_be_absent(cluster: Cluster, quick: Quick) -> None:
     done = quick(cluster.address, "--workers", "a,b,c", "--absent", "c")
     assert done.returncode == 0
@@ -237,10 +258,7 @@ def test_worker_held_by_another_client_is_busy_and_an_error_when_strict(
     short = ("--timeout", "120", "--check-timeout", "10", "--transfer-bytes", "1kB")
     with cluster.client() as client:
         held = client.submit(hold, began, stop, 600, workers=["b"], pure=False)
-        deadline = time.monotonic() + START_SECONDS
-        while not began.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(began.exists, "the task has begun", START_SECONDS)
         lenient = quick(cluster.address, *short)
         strict = quick(cluster.address, "--strict", *short)
         stop.touch()

@@ -43,7 +43,7 @@ def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
 def ended(name: str, command: Callable[[], int], stopped: str = STOPPED) -> int:
     """Return the exit status of a command; what ends it early is one line on stderr.
 
-    A request to terminate and a terminal that closes are what Ctrl-C is.
+    A request to terminate and a terminal that closes are what Ctrl-C is, where they are heeded.
     """
     for number in heeded((signal.SIGTERM, signal.SIGHUP)):
         signal.signal(number, signal.default_int_handler)

@@ -99,11 +99,11 @@ def reboot(host, wait):
 
 
 def test_a_drain_that_was_killed_goes_on_when_it_is_run_again(node, play, client, names, edit, wait, load, container):
-    # a task that does not end before the kill
-    client(HELD)
-    wait(lambda: node("worker1").run("docker exec dask-worker-0 test -e /tmp/held").rc == 0, "it runs", 60)
-    # while what the worker has is moved, and while it is marked
     try:
+        # a task that does not end before the kill
+        client(HELD)
+        wait(lambda: node("worker1").run("docker exec dask-worker-0 test -e /tmp/held").rc == 0, "it runs", 60)
+        # while what the worker has is moved, and while it is marked
         moving = killed(
             DRAIN, *ONE, at="dask_worker : Drain | Ensure others", when=lambda: client(RETIRED) == ["worker1-0"]
         )

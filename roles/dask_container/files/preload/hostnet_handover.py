@@ -27,7 +27,8 @@ from distributed.protocol.pickle import dumps
 KEPT_SECONDS = 15.0
 # of those for the handover, the ones that the last results have, at most half of them
 LAST_SECONDS = 10.0
-# for a worker to say what it is executing; the least that a scheduler has
+# for a worker to say what it is executing, for the scheduler's host to accept a connection; the least that the
+# scheduler has for its answer
 ANSWER_SECONDS = 5.0
 # between two tries where others are there but take nothing, and between two moves of what ended meanwhile
 RETRY_SECONDS = 2.0
@@ -138,11 +139,12 @@ class Handover:
         """Move the worker's keys, let its tasks end, and take it from the scheduler; return what came of it."""
         ending = asyncio.get_running_loop().time() + max(seconds - LAST_SECONDS, seconds / 2)
         host, port = get_address_host_port(self.nanny.scheduler.address)
-        # one that hangs must not hold up what starts again, one that is busy may take a while
-        async with asyncio.timeout(max(ANSWER_SECONDS, seconds / 3)):
-            # a dead one refuses at once, where Dask would try again for its 30 s
+        async with asyncio.timeout(ANSWER_SECONDS):
+            # a dead one refuses at once, or its host is silent, where Dask would try again for its 30 s
             _, writer = await asyncio.open_connection(host, port)
             writer.close()
+        # one that hangs must not hold up what starts again, one that is busy may take a while
+        async with asyncio.timeout(max(ANSWER_SECONDS, seconds / 3)):
             await self.nanny.scheduler.identity()
         said = "all is handed over"
         try:
