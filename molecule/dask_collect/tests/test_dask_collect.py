@@ -165,7 +165,9 @@ def test_only_the_secrets_are_missing(texts):
 def test_the_hosts_are_as_they_were(collected, node, addresses):
     assert collected[0].changed == dict.fromkeys(addresses, 0)
     for name in addresses:
-        found = node(name).run(f"find {KEPT} -mindepth 1 -xdev -newer /run/before-collecting 2>/dev/null").stdout
+        # an engine's health check has a file of its own in /tmp for a moment
+        new = "-mindepth 1 -xdev -newer /run/before-collecting -not -path '/tmp/runc-process*'"
+        found = node(name).run(f"find {KEPT} {new} 2>/dev/null").stdout
         assert found == "", name
 
 
