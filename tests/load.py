@@ -181,7 +181,7 @@ class Load:
 
     def begun(self) -> bool:
         """Whether work of every kind is there: something is kept and the chains have come round."""
-        return any(work.size for work in self.kept if work.kind != "scattered") and self.number > CHAINS * LINKS * 2
+        return any(work.size for work in self.kept if work.kind != "scattered") and len(self.tasks) > CHAINS * LINKS * 2
 
     def end(self) -> dict[str, Any]:
         """Wait for what runs, look at all that is left, and return what came of it."""

@@ -226,6 +226,7 @@ def test_piped_progress_is_plain_lines(play, tmp_path):
     out = Out()
     display = progress.Progress(out, every=0.5)
     on_event = display.start("site")
+    # it lasts until then, however slow the machine is
     until = f"until test -e {tmp_path}/shown; do sleep 0.1; done"
     result = play(f"    - name: Dawdle\n      ansible.builtin.shell: {until}\n", on_event=on_event)
     display.end(progress.summary(result))

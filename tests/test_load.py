@@ -62,7 +62,7 @@ def executing(cluster: LocalCluster, kind: str) -> list[str]:
 
 def test_all_is_well(load: Running) -> None:
     status, came = load.end()
-    assert came.pop("tasks") > 20
+    assert came.pop("tasks") > 30
     assert came == {"right": True, "wrong": [], "lost": [], "twice": [], "errors": []}
     assert status == 0
 

@@ -258,6 +258,7 @@ def test_a_held_command_goes_on_without_the_lock_and_says_so_once(lock: ModuleTy
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_what_ends_it_ends_the_command(path: Path, sent: signal.Signals) -> None:
+    # longer than it is waited for: the command must not end by itself
     with started(*hold(path, "sh", "-c", "echo $$; exec sleep 60")) as process:
         assert process.stdout
         child = int(process.stdout.readline())

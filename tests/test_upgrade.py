@@ -375,10 +375,12 @@ def test_work_in_flight_is_waited_for_and_kept_or_given_up(cluster: Cluster) -> 
     said = "the cluster has 12 tasks or stored keys (4096 bytes), of which 3 processing, and 1 clients"
     status, text = cluster.run("-e", "hostnet_upgrade_wait=15")
     assert status == 2, text
-    assert re.search(rf"^{re.escape(f'scheduler1: {said}; waiting ')}\d+ s more at most$", text, re.MULTILINE), text
+    waiting = re.escape(f"scheduler1: {said}; waiting ")
+    assert re.search(rf"^{waiting}([1-9]|1[0-5]) s more at most$", text, re.MULTILINE), text
     assert f"{said} after 15 s. Nothing was replaced." in " ".join(text.split())
     assert (cluster.running(), cluster.note()) == ([A, A, A], {})
-    assert len((cluster.state / "asked").read_text().split()) >= 2
+    # at once, after ten seconds and at the end; a slow machine may come to one less
+    assert 2 <= len((cluster.state / "asked").read_text().split()) <= 3
     cluster.fail("forced")
     status, text = cluster.run("-e", "hostnet_upgrade_wait=0", "-e", "hostnet_upgrade_busy=force")
     assert status == 0, text

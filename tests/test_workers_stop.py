@@ -135,7 +135,5 @@ def test_at_the_end_of_the_time_those_that_are_left_stop_together(host: Host) ->
     assert host.run("start") == STARTS
     # one whose own time is longer than what is left has that
     first, second = host.run("stop", STOP_SECONDS=150)
-    found = re.fullmatch(r"stop --time (\d+) dask-worker-0", first)
-    assert found, first
-    assert 10 < int(found[1]) <= 80
+    assert re.fullmatch(r"stop --time (7\d|80) dask-worker-0", first)
     assert second.startswith("stop --time ")

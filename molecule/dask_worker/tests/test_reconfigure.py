@@ -33,7 +33,7 @@ while not os.path.exists("/tmp/end"):
     # every twentieth is long, and on worker1
     long = n % 20 == 0
     work.append(client.submit(count, f"work {n}", 10 if long else 0.3, **(here if long else {"pure": False})))
-    # the scheduler remembers a thousand events
+    # no faster, as the scheduler remembers a thousand events
     time.sleep(1)
 results = [client.gather(kept), client.gather(sole), client.gather(work)]
 runs = Counter(name for _, name in client.get_events("test-edits"))

@@ -33,6 +33,7 @@ def held():
     import pathlib, time
     pathlib.Path("/tmp/held").touch()
     while not pathlib.Path("/tmp/let-go").exists():
+        # nobody tells a task that a file has come
         time.sleep(0.1)
 
 distributed.fire_and_forget(client.submit(held, pure=False, priority=10, workers=["worker1-0"]))
